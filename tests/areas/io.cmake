@@ -1,0 +1,1 @@
+nibble_test(io SOURCES test_io.cpp)
