@@ -6,14 +6,14 @@
 namespace nibble {
 namespace {
 constexpr std::array<std::pair<DType, std::string_view>, 9> kNames{{{DType::F64, "f64"},
-                                                                   {DType::F32, "f32"},
-                                                                   {DType::BF16, "bf16"},
-                                                                   {DType::I32, "i32"},
-                                                                   {DType::U8, "u8"},
-                                                                   {DType::I8, "i8"},
-                                                                   {DType::E4M3, "e4m3"},
-                                                                   {DType::E5M2, "e5m2"},
-                                                                   {DType::U4x2, "u4x2"}}};
+                                                                    {DType::F32, "f32"},
+                                                                    {DType::BF16, "bf16"},
+                                                                    {DType::I32, "i32"},
+                                                                    {DType::U8, "u8"},
+                                                                    {DType::I8, "i8"},
+                                                                    {DType::E4M3, "e4m3"},
+                                                                    {DType::E5M2, "e5m2"},
+                                                                    {DType::U4x2, "u4x2"}}};
 }  // namespace
 
 std::string_view to_string(DType dtype) { return kNames[static_cast<std::size_t>(dtype)].second; }

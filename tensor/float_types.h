@@ -58,7 +58,8 @@ struct Float8 {
       return std::bit_cast<float>(sign | 0x7fc00000u);
     if (!kFinite && exponent == (1u << E) - 1) return std::bit_cast<float>(sign | 0x7f800000u);
     if (exponent == 0) {  // subnormal: mantissa · 2^(1 − bias − M), exact in f32
-      const float unit = std::bit_cast<float>(static_cast<std::uint32_t>(127 + 1 - kBias - M) << 23);
+      const float unit =
+          std::bit_cast<float>(static_cast<std::uint32_t>(127 + 1 - kBias - M) << 23);
       const float magnitude = static_cast<float>(mantissa) * unit;
       return sign ? -magnitude : magnitude;
     }
@@ -74,8 +75,10 @@ struct Float8 {
     constexpr std::uint8_t kMaxCode = kFinite ? 0x7e : ((((1 << E) - 2) << M) | ((1 << M) - 1));
     if (a >= std::bit_cast<std::uint32_t>(kMax)) return static_cast<std::uint8_t>(sign | kMaxCode);
     constexpr std::uint32_t kMinNormal = static_cast<std::uint32_t>(127 + 1 - kBias) << 23;
-    if (a < kMinNormal) {  // adding 2^(23) units of the subnormal spacing rounds to even in hardware
-      const float shift = std::bit_cast<float>(static_cast<std::uint32_t>(127 + 1 - kBias - M + 23) << 23);
+    if (a <
+        kMinNormal) {  // adding 2^(23) units of the subnormal spacing rounds to even in hardware
+      const float shift =
+          std::bit_cast<float>(static_cast<std::uint32_t>(127 + 1 - kBias - M + 23) << 23);
       const float rounded = std::bit_cast<float>(a) + shift;
       return static_cast<std::uint8_t>(
           sign | (std::bit_cast<std::uint32_t>(rounded) - std::bit_cast<std::uint32_t>(shift)));

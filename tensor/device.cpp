@@ -1,0 +1,34 @@
+#include "tensor/device.h"
+
+#include <charconv>
+
+namespace nibble {
+
+std::string to_string(Device device) {
+  switch (device.kind) {
+    case Device::Kind::Cpu: return "cpu";
+    case Device::Kind::Meta: return "meta";
+    default: return fmt::format("cuda:{}", device.index);
+  }
+}
+
+Device parse_device(std::string_view name) {
+  if (name == "cpu") return kCpu;
+  if (name == "meta") return kMeta;
+  if (name == "cuda") return cuda_device(0);
+  if (name.starts_with("cuda:")) {
+    int index = -1;
+    const char* end = name.data() + name.size();
+    const auto [rest, error] = std::from_chars(name.data() + 5, end, index);
+    if (error == std::errc{} && rest == end && index >= 0) return cuda_device(index);
+  }
+  fail("device", "unknown name: got '{}', expected cpu, cuda, cuda:N or meta", name);
+}
+
+void check_available(Device device) {
+  if (device.is_cuda() && !kHasCuda)
+    fail("device", "this build has no CUDA backend: got {}, expected cpu; use --device cpu",
+         device);
+}
+
+}  // namespace nibble

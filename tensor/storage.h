@@ -1,0 +1,65 @@
+// Storage: reference-counted bytes on a device, counted by device and by memory scope.
+// CPU blocks are 64-byte aligned and cached by size, because fresh pages cost more than most
+// kernels.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "tensor/device.h"
+#include "tensor/ref.h"
+
+namespace nibble {
+
+struct MemoryStats {
+  std::int64_t current = 0;      // bytes held by live tensors
+  std::int64_t peak = 0;         // its maximum since reset_peak_memory
+  std::int64_t allocations = 0;  // count since the start
+};
+MemoryStats memory_stats(Device device);
+// Live and peak bytes by the MemoryScope in which they were allocated ("" outside any).
+std::map<std::string, MemoryStats> memory_by_scope(Device device);
+void reset_peak_memory(Device device);
+void release_cached_memory(Device device);
+
+// Names the allocations of a region: MemoryScope scope{"optimizer"}. Scopes nest; the innermost
+// wins.
+class MemoryScope {
+ public:
+  explicit MemoryScope(const char* name);
+  ~MemoryScope();
+  MemoryScope(const MemoryScope&) = delete;
+  MemoryScope& operator=(const MemoryScope&) = delete;
+
+ private:
+  int previous_;
+};
+
+class Storage {
+ public:
+  Storage(std::int64_t bytes, Device device);  // uninitialised; Meta holds no memory
+  ~Storage();
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+
+  std::byte* data() const { return data_; }
+  std::int64_t bytes() const { return bytes_; }
+  Device device() const { return device_; }
+  // Rises with every in-place write, so that a tensor saved for backward can tell.
+  std::uint32_t version() const { return version_.load(std::memory_order_relaxed); }
+  void bump_version() { version_.fetch_add(1, std::memory_order_relaxed); }
+
+  std::atomic<std::uint32_t> refs{0};
+
+ private:
+  std::byte* data_ = nullptr;
+  std::int64_t bytes_;
+  Device device_;
+  int scope_;
+  std::atomic<std::uint32_t> version_{0};
+};
+
+}  // namespace nibble
