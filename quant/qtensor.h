@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "quant/spec.h"
+#include "tensor/rng.h"
 #include "tensor/tensor.h"
 
 namespace nibble {
