@@ -128,8 +128,12 @@ void AtomicFile::pass_fault_point(const char* name) {
   if (const int error = injected_error(name)) abandon(error);
 }
 
-void AtomicFile::write(const void* bytes, std::size_t count) {
+void AtomicFile::check_open() const {
   NIBBLE_CHECK(fd_ >= 0, op_, "{} is closed: a write failed or it was committed", path_.string());
+}
+
+void AtomicFile::write(const void* bytes, std::size_t count) {
+  check_open();
   pass_fault_point("write");
   const char* next = static_cast<const char*>(bytes);
   while (count > 0) {
@@ -142,8 +146,25 @@ void AtomicFile::write(const void* bytes, std::size_t count) {
   }
 }
 
+void AtomicFile::overwrite(std::uint64_t offset, const void* bytes, std::size_t count) {
+  check_open();
+  NIBBLE_CHECK(offset <= written_ && count <= written_ - offset, op_,
+               "cannot overwrite {} bytes at {} of {}: it has {}", count, offset, path_.string(),
+               written_);
+  pass_fault_point("write");
+  const char* next = static_cast<const char*>(bytes);
+  while (count > 0) {
+    const ssize_t done = ::pwrite(fd_, next, count, static_cast<off_t>(offset));
+    if (done < 0 && errno == EINTR) continue;
+    if (done <= 0) abandon(done < 0 ? errno : EIO);
+    next += done;
+    offset += static_cast<std::uint64_t>(done);
+    count -= static_cast<std::size_t>(done);
+  }
+}
+
 void AtomicFile::commit() {
-  NIBBLE_CHECK(fd_ >= 0, op_, "{} is closed: a write failed or it was committed", path_.string());
+  check_open();
   pass_fault_point("fsync");
   if (::fsync(fd_) != 0) abandon(errno);
   pass_fault_point("rename");

@@ -26,6 +26,8 @@ class AtomicFile {
   // Appends. After a failure the temporary file is gone and every further call throws.
   void write(const void* bytes, std::size_t count);
   void write(std::string_view bytes) { write(bytes.data(), bytes.size()); }
+  // Replaces bytes appended before, e.g. a header whose fields are known last.
+  void overwrite(std::uint64_t offset, const void* bytes, std::size_t count);
   // Bytes appended so far.
   std::uint64_t written() const { return written_; }
   // fsync, rename, fsync of the folder. Once.
@@ -34,6 +36,7 @@ class AtomicFile {
   const std::filesystem::path& path() const { return path_; }
 
  private:
+  void check_open() const;
   void discard() noexcept;
   [[noreturn]] void abandon(int error);
   void pass_fault_point(const char* name);
