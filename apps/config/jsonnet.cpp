@@ -155,6 +155,7 @@ class Machine {
     const bool snippet = !place.empty() && place[0] >= '0' && place[0] <= '9';
     if (own && !snippet) fail("config", "{}: {}", place, message);
   }
+  if (all.starts_with("STATIC")) fail("config", "{}", message);  // the place is in the message
   fail("config", "{}: {}", files, message);
 }
 
