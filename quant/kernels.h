@@ -1,0 +1,43 @@
+// Kernel pairs of quant/. As in tensor/kernels.h: callers have checked and allocated everything,
+// tensors are contiguous unless a comment says otherwise. All of them are bit-exact between
+// devices: the scalar code is shared (quant/codec.h) and sums have a fixed order.
+#pragma once
+
+#include "quant/qtensor.h"
+#include "tensor/kernels.h"
+
+namespace nibble {
+
+// Sums over a tile (absmean, mse) are f64: each row from left to right, then the rows of each
+// segment of this many rows in order, then the segments in order.
+inline constexpr std::int64_t kRowSegment = 64;
+
+// x [rows, cols]: F64 (rounded to f32), F32 or BF16. `ranges` F32 [spec.scale_shape(rows, cols)]:
+// the calibrated range of each tile before the floor, not finite where x is not; `minima` the same
+// shape, written for zero points only (undefined otherwise).
+NIBBLE_KERNEL(quant_ranges, Tensor& ranges, Tensor& minima, const Tensor& x, const QuantSpec& spec)
+// Ranges to stored scales: floor, step, rounding to spec.scale, zero points, global scale.
+NIBBLE_KERNEL(quant_scales, Tensor& scales, Tensor& zeros, Tensor& global, const Tensor& ranges,
+              const Tensor& minima, const QuantSpec& spec)
+// Stored scales to f32 steps; `global` for TwoLevel only.
+NIBBLE_KERNEL(quant_steps, Tensor& steps, const Tensor& scales, const Tensor& global,
+              const QuantSpec& spec)
+
+// codes [rows, cols], one a byte. Noise of element i (its index in x) is draw i of the key.
+NIBBLE_KERNEL(quant_encode, Tensor& codes, const Tensor& x, const Tensor& steps,
+              const Tensor& zeros, const QuantSpec& spec, const RngKey& key)
+// y [rows, cols] F64, F32 or BF16 = (decode(codes) + zeros) · steps; codes one a byte.
+NIBBLE_KERNEL(quant_decode, Tensor& y, const Tensor& codes, const Tensor& steps,
+              const Tensor& zeros, const QuantSpec& spec)
+// encode and decode in one pass; y and x [rows, cols] of one dtype (they may be the same tensor).
+NIBBLE_KERNEL(quant_roundtrip, Tensor& y, const Tensor& x, const Tensor& steps,
+              const Tensor& zeros, const QuantSpec& spec, const RngKey& key)
+
+// y [cols, rows] = xᵀ, elements of one byte.
+NIBBLE_KERNEL(quant_transpose, Tensor& y, const Tensor& x)
+// U4x2 [rows, cols + cols % 2] from and to one code a byte; the even column is the low nibble, the
+// padding nibble 0. unpack extends the sign when `codes` is I8.
+NIBBLE_KERNEL(quant_pack, Tensor& packed, const Tensor& codes)
+NIBBLE_KERNEL(quant_unpack, Tensor& codes, const Tensor& packed)
+
+}  // namespace nibble
