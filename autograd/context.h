@@ -1,0 +1,54 @@
+// What a forward pass runs under, kept per thread: training or not, the random streams, telemetry,
+// and the path of the module at work (for keys, errors and summaries).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "tensor/rng.h"
+
+namespace nibble {
+
+class Telemetry;
+
+struct ForwardContext {
+  bool training = false;                // dropout is the identity when false
+  std::uint64_t seed = 0;               // of every random draw of the pass
+  const std::uint32_t* step = nullptr;  // StepState::step_pointer(); null reads as 0
+  std::uint32_t micro_step = 0;         // global index of the micro-batch within the step
+  Telemetry* telemetry = nullptr;       // collects quantization statistics when set
+};
+
+const ForwardContext& forward_context();
+
+class ForwardScope {
+ public:
+  explicit ForwardScope(const ForwardContext& context);
+  ~ForwardScope();
+  ForwardScope(const ForwardScope&) = delete;
+  ForwardScope& operator=(const ForwardScope&) = delete;
+
+ private:
+  ForwardContext previous_;
+};
+
+// Names the module at work; the string must outlive the scope. Scopes do not add up: a module knows
+// its whole path.
+class ModuleScope {
+ public:
+  explicit ModuleScope(const std::string& path);
+  ~ModuleScope();
+  ModuleScope(const ModuleScope&) = delete;
+  ModuleScope& operator=(const ModuleScope&) = delete;
+
+ private:
+  const std::string* previous_;
+};
+const std::string& module_path();  // "" outside modules
+
+// The stream of (context's seed, module at work, purpose, context's micro-step) at the context's
+// step.
+RngKey random_key(std::string_view purpose);
+
+}  // namespace nibble

@@ -1,0 +1,24 @@
+// The recipe-driven linear layer and the fused classifier.
+#pragma once
+
+#include "autograd/tape.h"
+#include "quant/recipe.h"
+
+namespace nibble {
+
+// y[..., N] = x[..., K]·Wᵀ + b under a recipe (quant/recipe.h names the three products). weight [N,
+// K]; bias [N] or null, added in high precision; its gradient is the column sum of the unencoded
+// dy. Gradients pass straight through the encodings (a CustomQuantizer may bring its own).
+Var linear(const Var& x, Parameter& weight, Parameter* bias, const LinearRecipe& recipe);
+
+struct ClassifierOptions {
+  std::int64_t vocab_chunk = 8192;  // columns of logits that exist at a time
+};
+// Mean cross-entropy of softmax(x·Wᵀ) against targets, without ever holding all logits: lm_head's
+// forward, the loss, dgrad and wgrad run chunk by chunk over the vocabulary; logits are recomputed
+// in backward unless one chunk holds them all. x [..., K]; weight [V, K]; targets [...] I32, −1 =
+// ignored. Returns a scalar in F32 (F64 for F64 inputs). Errors: shapes, a target outside [−1, V).
+Var linear_cross_entropy(const Var& x, Parameter& weight, const Tensor& targets,
+                         const LinearRecipe& recipe, const ClassifierOptions& options = {});
+
+}  // namespace nibble

@@ -1,0 +1,193 @@
+// The fused classifier. Vocabulary chunks keep wgrad's products whole (each chunk owns its rows of
+// dW) and the encodings of x shared by all chunks; dgrad sums over the chunks.
+#include <algorithm>
+
+#include "autograd/context.h"
+#include "autograd/linear.h"
+#include "autograd/operand.h"
+#include "tensor/ops.h"
+
+namespace nibble {
+namespace {
+
+// Rows [begin, end) of an encoded weight [V, C], whatever its form.
+Value slice_rows(const Value& weight, std::int64_t begin, std::int64_t end) {
+  const auto* q = std::get_if<QTensor>(&weight);
+  if (!q) return std::get<Tensor>(weight).slice(0, begin, end);
+  const Tile tile = q->spec().resolve(q->rows(), q->cols());
+  const std::int64_t rows = end - begin;
+  NIBBLE_CHECK(tile.rows >= q->rows() || begin % tile.rows == 0, "linear_cross_entropy",
+               "vocabulary chunks cut the scale tiles of {} rows at row {}; choose a multiple as "
+               "vocab_chunk",
+               tile.rows, begin);
+  const auto cut = [&](const Tensor& t) {
+    if (!t.defined() || tile.rows >= q->rows()) return t;
+    const std::int64_t last = (end + tile.rows - 1) / tile.rows;
+    return t.slice(0, begin / tile.rows, last);
+  };
+  QuantSpec spec = q->spec();
+  if (spec.row_splits > 1) {  // a part of the matrix has no thirds; the tile says the same
+    spec.row_splits = 1;
+    spec.tile.rows = tile.rows;
+  }
+  return QTensor(q->payload().slice(0, begin, end), cut(q->scales()), cut(q->zeros()),
+                 q->global_scale(), spec, {rows, q->cols()});
+}
+
+// Columns [begin, end) of an encoded wᵀ [C, V], K-major again.
+Value slice_cols(const Value& weight, std::int64_t begin, std::int64_t end) {
+  const auto* q = std::get_if<QTensor>(&weight);
+  if (!q) return std::get<Tensor>(weight).slice(1, begin, end);
+  if (begin == 0 && end == q->cols()) return weight;
+  const Value part = slice_rows(q->t(), begin, end);
+  return std::get<QTensor>(part).t_contiguous();
+}
+
+struct LinearCrossEntropy {
+  static constexpr const char* name = "linear_cross_entropy";
+  Saved x;       // [..., C]
+  Saved logits;  // [M, V] when one chunk holds them all
+  Tensor targets, lse, inverse_count;
+  Parameter* weight;
+  const LinearRecipe* recipe;
+  RngKey x_key, w_key;
+  std::vector<RngKey> chunk_keys;
+  std::int64_t chunk;
+  DType dtype;  // of logits
+
+  void backward(Grads& g) const {
+    const LinearRecipe& r = *recipe;
+    const Tensor rows = x.get().flatten_rows();
+    const std::int64_t vocab = weight->shape()[0];
+    const Tensor scale = ops::mul(g.out(), inverse_count);
+    const DType work = rows.dtype();
+
+    Value forward_x, forward_w;
+    if (!logits.defined()) {
+      forward_x = encode_operand(rows, r.fprop.lhs, r.fprop.mode, x_key, false, "fprop.lhs");
+      forward_w =
+          encode_weight(*weight, r.fprop.rhs, r.fprop.mode, w_key, false, work, "fprop.rhs");
+    }
+    const bool wants_dx = g.wants(0), wants_dw = g.wants(1);
+    Value dgrad_w, wgrad_x;
+    if (wants_dx) dgrad_w = transposed_weight(work);
+    if (wants_dw) wgrad_x = transposed_input(rows);
+    Tensor dx = wants_dx ? Tensor::empty(rows.shape(), dtype, rows.device()) : Tensor();
+    Grads::Sink dw = wants_dw ? g.sink(1) : Grads::Sink{};
+
+    for (std::int64_t begin = 0, i = 0; begin < vocab; begin += chunk, ++i) {
+      const std::int64_t end = std::min(begin + chunk, vocab);
+      Tensor dlogits = logits.defined()
+                           ? logits.get()
+                           : matmul_nt(forward_x, slice_rows(forward_w, begin, end),
+                                       {.mode = r.fprop.mode, .out = dtype, .bias = {}});
+      ops::cross_entropy_backward(dlogits, dlogits, targets, lse, scale, begin);
+      if (dlogits.dtype() != work) dlogits = dlogits.to(work);
+      const RngKey& key = chunk_keys[static_cast<std::size_t>(i)];
+      if (wants_dx) {
+        const Value dy =
+            encode_operand(dlogits, r.dgrad.lhs, r.dgrad.mode, key, false, "dgrad.lhs");
+        matmul_nt_into(dx, dy, slice_cols(dgrad_w, begin, end), r.dgrad.mode, begin > 0);
+      }
+      if (wants_dw) {
+        const Value dy = encode_operand(dlogits, r.wgrad.lhs, r.wgrad.mode, key, true, "wgrad.lhs");
+        Tensor part = dw.destination.slice(0, begin, end);
+        matmul_nt_into(part, dy, wgrad_x, r.wgrad.mode, dw.accumulate);
+      }
+    }
+    if (wants_dx) g.add(0, dx.to(work).view(g.input_shape(0)));
+  }
+
+  Value transposed_weight(DType work) const {  // ŵᵀ [C, V]
+    const Encoding& e = recipe->dgrad.rhs;
+    if (e.source != Source::ReuseForward)
+      return encode_weight(*weight, e, recipe->dgrad.mode, w_key, true, work, "dgrad.rhs");
+    const Encoding& f = recipe->fprop.rhs;
+    if (recipe->dgrad.mode == Mode::Real)
+      return weight->encoded(*f.quant, false, w_key).t_contiguous();
+    return std::get<Tensor>(
+               encode_weight(*weight, f, Mode::Simulated, w_key, false, work, "fprop.rhs"))
+        .t();
+  }
+
+  Value transposed_input(const Tensor& rows) const {  // x̂ᵀ [C, M]
+    const GemmRecipe& w = recipe->wgrad;
+    if (w.rhs.source != Source::ReuseForward)
+      return encode_operand(rows, w.rhs, w.mode, x_key, true, "wgrad.rhs");
+    const Value forward =
+        encode_operand(rows, recipe->fprop.lhs, w.mode, x_key, false, "wgrad.rhs");
+    if (const auto* codes = std::get_if<QTensor>(&forward)) return codes->t_contiguous();
+    return std::get<Tensor>(forward).t();
+  }
+};
+
+// [1, 1, …] where the target counts, as floats.
+Tensor counted(const Tensor& targets, DType dtype) {
+  const Tensor t = targets.to(dtype);
+  const Tensor zero = Tensor::zeros({1}, dtype, t.device());
+  const Tensor one = Tensor::full({1}, 1, dtype, t.device());
+  return ops::where(ops::less(t, zero), zero, one);
+}
+
+}  // namespace
+
+Var linear_cross_entropy(const Var& x, Parameter& weight, const Tensor& targets,
+                         const LinearRecipe& recipe, const ClassifierOptions& options) {
+  const Shape w = weight.shape();
+  NIBBLE_CHECK(w.rank() == 2 && x.size(-1) == w[1], "linear_cross_entropy",
+               "got x {} and weight {} ({}), expected [..., C] and [V, C]", x.shape(), w,
+               weight.name);
+  NIBBLE_CHECK(targets.dtype() == DType::I32 && targets.numel() == x.tensor().rows(),
+               "linear_cross_entropy", "got targets {} for x {}, expected one i32 a row",
+               describe(targets), x.shape());
+  NIBBLE_CHECK(options.vocab_chunk > 0, "linear_cross_entropy",
+               "got vocab_chunk {}, expected a positive one", options.vocab_chunk);
+  NIBBLE_CHECK(!recipe.fprop.lhs.custom && !recipe.fprop.rhs.custom && !recipe.dgrad.lhs.custom &&
+                   !recipe.dgrad.rhs.custom && !recipe.wgrad.lhs.custom && !recipe.wgrad.rhs.custom,
+               "linear_cross_entropy",
+               "custom quantizers are for linear layers; leave lm_head out");
+  const std::int64_t vocab = w[0], chunk = std::min(options.vocab_chunk, vocab);
+  const Tensor input = ops::contiguous(x.tensor());
+  const Tensor rows = input.flatten_rows();
+  const Tensor flat_targets = ops::contiguous(targets).view({rows.size(0)});
+  const DType dtype = rows.dtype() == DType::F64 ? DType::F64 : DType::F32;
+  const RngKey x_key = random_key("x"), w_key = random_key("w");
+
+  const GemmRecipe& f = recipe.fprop;
+  const Value lhs = encode_operand(rows, f.lhs, f.mode, x_key, false, "fprop.lhs");
+  const Value rhs = encode_weight(weight, f.rhs, f.mode, w_key, false, rows.dtype(), "fprop.rhs");
+  ops::CrossEntropyState state = ops::cross_entropy_begin(rows.size(0), dtype, rows.device());
+  Tensor logits;
+  std::vector<RngKey> keys;
+  for (std::int64_t begin = 0; begin < vocab; begin += chunk) {
+    const Value part = slice_rows(rhs, begin, std::min(begin + chunk, vocab));
+    logits = matmul_nt(lhs, part, {.mode = f.mode, .out = dtype, .bias = {}});
+    ops::cross_entropy_update(state, logits, flat_targets, begin);
+    keys.push_back(random_key(fmt::format("dlogits.{}", keys.size())));
+  }
+  const Tensor lse = ops::cross_entropy_lse(state);
+  const Tensor weights = counted(flat_targets, dtype);
+  // 1 / max(count, 1): a batch without targets has loss 0.
+  const Tensor count = ops::maximum(ops::sum(weights), Tensor::full({}, 1, dtype, rows.device()));
+  const Tensor inverse_count = ops::div(Tensor::full({}, 1, dtype, rows.device()), count);
+  const Tensor losses = ops::mul(ops::sub(lse, state.target_logit), weights);
+  Tensor loss = ops::mul(ops::sum(losses), inverse_count);
+
+  const Var weight_var(weight);
+  return record<LinearCrossEntropy>({&x, &weight_var}, loss, [&] {
+    return LinearCrossEntropy{.x = Saved(input),
+                              .logits = chunk == vocab ? Saved(logits) : Saved(),
+                              .targets = flat_targets,
+                              .lse = lse,
+                              .inverse_count = inverse_count,
+                              .weight = &weight,
+                              .recipe = &recipe,
+                              .x_key = x_key,
+                              .w_key = w_key,
+                              .chunk_keys = std::move(keys),
+                              .chunk = chunk,
+                              .dtype = dtype};
+  });
+}
+
+}  // namespace nibble

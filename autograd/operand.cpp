@@ -1,0 +1,49 @@
+#include "autograd/operand.h"
+
+#include "autograd/context.h"
+#include "autograd/telemetry.h"
+#include "tensor/ops.h"
+
+namespace nibble {
+namespace {
+
+void note(const Tensor& x, const Value& encoded, const QuantSpec& spec, bool transposed,
+          std::string_view role) {
+  Telemetry* telemetry = forward_context().telemetry;
+  if (!telemetry) return;
+  const auto* codes = std::get_if<QTensor>(&encoded);
+  const Tensor decoded = codes ? dequantize(*codes) : std::get<Tensor>(encoded);
+  telemetry->record(module_path(), std::string(role), transposed ? ops::contiguous(x.t()) : x,
+                    ops::contiguous(decoded), spec);
+}
+
+}  // namespace
+
+Value encode_operand(const Tensor& x, const Encoding& encoding, Mode mode, const RngKey& key,
+                     bool transposed, std::string_view role) {
+  if (encoding.custom) {
+    const Tensor matrix = transposed ? ops::contiguous(x.t()) : x;
+    return encoding.custom->fake_quantize(matrix, key);
+  }
+  if (!encoding.quant) return transposed ? x.t() : x;
+  const QuantSpec& spec = *encoding.quant;
+  Value out;
+  if (mode == Mode::Real)
+    out = quantize(x, spec, key, transposed);
+  else
+    out = transposed ? fake_quantize(x, spec.t(), key).t() : fake_quantize(x, spec, key);
+  note(x, out, spec, transposed, role);
+  return out;
+}
+
+Value encode_weight(Parameter& weight, const Encoding& encoding, Mode mode, const RngKey& key,
+                    bool transposed, DType dtype, std::string_view role) {
+  if (mode == Mode::Simulated || !encoding.quant)
+    return encode_operand(weight.dense(dtype), encoding, mode, key, transposed, role);
+  const QTensor& codes = weight.encoded(*encoding.quant, transposed, key);
+  if (forward_context().telemetry)
+    note(weight.dense(DType::F32), codes, *encoding.quant, transposed, role);
+  return codes;
+}
+
+}  // namespace nibble

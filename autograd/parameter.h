@@ -1,0 +1,63 @@
+// Parameter: a named, trainable value with its gradient and cached encodings.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <string>
+
+#include "quant/qtensor.h"
+
+namespace nibble {
+
+class Parameter {
+ public:
+  Parameter() = default;
+  explicit Parameter(Tensor value) : value_(std::move(value)) {}
+  // Tapes, optimizers and views hold its address.
+  Parameter(const Parameter&) = delete;
+  Parameter& operator=(const Parameter&) = delete;
+
+  std::string name;           // module path and field: "blocks.0.attn.qkv.weight"
+  bool requires_grad = true;  // false: frozen; no gradient is computed or stored
+
+  // A dense tensor, or a QTensor when weights are stored as codes.
+  const Value& value() const { return value_; }
+  Shape shape() const;
+  std::int64_t numel() const { return shape().numel(); }
+  Device device() const;
+  // The dense value in `dtype`; cached until the next update when that is a conversion.
+  const Tensor& dense(DType dtype);
+  const Tensor& dense() { return dense(DType::F32); }
+  // The stored tensor itself, for whoever updates it; throws when the storage is encoded.
+  Tensor& storage();
+  QTensor& quantized();
+  bool is_quantized() const { return std::holds_alternative<QTensor>(value_); }
+  void set_value(Value value);  // shape must stay
+  // The encoding of the matrix (or its transpose) under a spec; cached until the next update.
+  const QTensor& encoded(const QuantSpec& spec, bool transposed, const RngKey& key);
+  // Every in-place update must be followed by this: cached encodings are dropped.
+  void bump_version();
+  std::uint32_t version() const { return version_; }
+
+  // The gradient: written by backward when !has_grad, added to otherwise. F32 (F64 for an F64
+  // value).
+  Tensor& grad_buffer();  // allocated on first use
+  const Tensor& grad() const { return grad_; }
+  void set_grad_buffer(Tensor buffer);  // a view of an arena
+  bool has_grad() const { return has_grad_; }
+  void set_has_grad(bool has) { has_grad_ = has; }
+
+ private:
+  struct CachedEncoding {
+    QuantSpec spec;
+    bool transposed;
+    QTensor codes;
+  };
+  Value value_;
+  Tensor grad_, cast_;
+  bool has_grad_ = false;
+  std::uint32_t version_ = 0;
+  std::deque<CachedEncoding> encodings_;  // stable addresses: encoded() hands out references
+};
+
+}  // namespace nibble

@@ -1,0 +1,244 @@
+#include "autograd/tape.h"
+
+#include <atomic>
+
+#include "autograd/context.h"
+#include "tensor/ops.h"
+
+namespace nibble {
+namespace {
+
+thread_local Tape* t_active = nullptr;
+std::atomic<std::uint64_t> g_recordings{0};
+
+bool is_finite(const Tensor& x) { return !is_float(x.dtype()) || ops::all_finite(x); }
+
+}  // namespace
+
+Var::Var(Parameter& parameter) : value_(parameter.value()), parameter_(&parameter) {
+  if (parameter.is_quantized()) value_ = parameter.dense(DType::F32);
+}
+
+const Tensor& Var::tensor() const {
+  if (const auto* dense = std::get_if<Tensor>(&value_)) return *dense;
+  const auto* encoded = std::get_if<Encoded>(&value_);
+  NIBBLE_CHECK(encoded && encoded->dense().defined(), "var",
+               "expected a dense tensor, got codes; dequantize() them first");
+  return encoded->dense();
+}
+
+void* TapeArena::allocate(std::size_t bytes, std::size_t align) {
+  used_ = (used_ + align - 1) / align * align;
+  if (block_ < blocks_.size() && used_ + bytes > kBlock) ++block_, used_ = 0;
+  NIBBLE_CHECK(bytes <= kBlock, "tape", "a node state of {} bytes exceeds {}", bytes, kBlock);
+  if (block_ == blocks_.size()) blocks_.push_back(std::make_unique<std::byte[]>(kBlock));
+  void* p = blocks_[block_].get() + used_;
+  used_ += bytes;
+  return p;
+}
+
+Tape::Tape() = default;
+Tape::~Tape() { clear(); }
+Tape* Tape::active() { return t_active; }
+
+Tape::Recording::Recording(Tape& tape) : previous_(t_active) {
+  tape.clear();
+  tape.recording_ = ++g_recordings;
+  t_active = &tape;
+}
+Tape::Recording::~Recording() { t_active = previous_; }
+NoGrad::NoGrad() : previous_(t_active) { t_active = nullptr; }
+NoGrad::~NoGrad() { t_active = previous_; }
+
+void Tape::clear() {
+  for (; !nodes_.empty(); nodes_.pop_back()) nodes_.back().op->destroy(nodes_.back().state);
+  input_slots_.clear();
+  slots_.clear();
+  parameter_slots_.clear();
+  arena_.reset();
+}
+
+Var Tape::watch(Tensor value) {
+  NIBBLE_CHECK(recording_ != 0, "tape", "watch() needs a recording");
+  Var leaf(std::move(value));
+  leaf.slot_ = static_cast<std::int32_t>(slots_.size());
+  leaf.recording_ = recording_;
+  Slot& slot = slots_.emplace_back();
+  slot.shape = leaf.shape();
+  slot.watched = true;
+  return leaf;
+}
+
+bool Tape::any_tracked(std::initializer_list<const Var*> inputs) {
+  for (const Var* v : inputs)
+    if (v->slot_ >= 0 || (v->parameter_ && v->parameter_->requires_grad)) return true;
+  return false;
+}
+
+std::int32_t Tape::slot_of(const Var& input) {
+  if (input.slot_ >= 0) {
+    NIBBLE_CHECK(
+        input.recording_ == recording_, "tape",
+        "an input was recorded by another tape or an earlier recording; detach() it, or pass it "
+        "through checkpoint()'s argument");
+    return input.slot_;
+  }
+  if (!input.parameter_ || !input.parameter_->requires_grad) return -1;
+  for (const auto& [parameter, slot] : parameter_slots_)
+    if (parameter == input.parameter_) return slot;
+  const auto slot = static_cast<std::int32_t>(slots_.size());
+  slots_.emplace_back().parameter = input.parameter_;
+  slots_.back().shape = input.parameter_->shape();
+  parameter_slots_.emplace_back(input.parameter_, slot);
+  return slot;
+}
+
+Var Tape::append(const OpInfo& op, void* state, std::initializer_list<const Var*> inputs,
+                 Value output) {
+  // On the tape before anything can throw, so that its state is destroyed whatever happens.
+  nodes_.push_back(
+      {&op, state, -1, static_cast<std::int32_t>(input_slots_.size()), 0, &module_path()});
+  for (const Var* v : inputs) {
+    const std::int32_t slot = slot_of(*v);
+    if (slot >= 0) ++slots_[static_cast<std::size_t>(slot)].consumers;
+    input_slots_.push_back(slot);
+  }
+  Node& node = nodes_.back();
+  node.inputs = static_cast<std::int32_t>(inputs.size());
+  node.output = static_cast<std::int32_t>(slots_.size());
+  if (check_finite_) check_output(node, output);
+  Var result;
+  result.value_ = std::move(output);
+  result.slot_ = node.output;
+  result.recording_ = recording_;
+  slots_.emplace_back().shape = result.shape();
+  return result;
+}
+
+void Tape::backward(const Var& loss) {
+  NIBBLE_CHECK(loss.tensor().numel() == 1, "backward",
+               "got a loss of shape {}, expected one element", loss.shape());
+  backward(loss, Tensor::full(loss.shape(), 1, loss.dtype(), loss.device()));
+}
+
+void Tape::backward(const Var& output, Tensor gradient) {
+  NIBBLE_CHECK(output.slot_ >= 0 && output.recording_ == recording_, "backward",
+               "the output does not depend on anything recorded on this tape");
+  NIBBLE_CHECK(gradient.shape() == output.shape(), "backward",
+               "got a gradient {}, expected shape {}", describe(gradient), output.shape());
+  accumulate(slots_[static_cast<std::size_t>(output.slot_)], std::move(gradient));
+  run_backward();
+}
+
+void Tape::run_backward() {
+  const NoGrad no_grad;
+  while (!nodes_.empty()) {
+    const Node node = nodes_.back();
+    const Tensor& gradient = slots_[static_cast<std::size_t>(node.output)].grad;
+    if (gradient.defined()) {
+      const ModuleScope scope(*node.module);
+      Grads grads(*this, node);
+      node.op->backward(node.state, grads);
+    }
+    nodes_.pop_back();
+    node.op->destroy(node.state);
+    if (!slots_[static_cast<std::size_t>(node.output)].watched)
+      slots_[static_cast<std::size_t>(node.output)].grad = Tensor();
+    for (std::int32_t i = 0; i < node.inputs; ++i) {
+      const std::int32_t s = input_slots_[static_cast<std::size_t>(node.first_input + i)];
+      if (s < 0) continue;
+      Slot& slot = slots_[static_cast<std::size_t>(s)];
+      if (--slot.consumers == 0 && slot.parameter && grad_ready_) grad_ready_(*slot.parameter);
+    }
+    input_slots_.resize(static_cast<std::size_t>(node.first_input));
+  }
+  arena_.reset();
+}
+
+Tensor Tape::gradient(const Var& leaf) const {
+  NIBBLE_CHECK(leaf.slot_ >= 0 && leaf.recording_ == recording_, "gradient",
+               "the variable was not watched by this tape");
+  return slots_[static_cast<std::size_t>(leaf.slot_)].grad;
+}
+
+void Tape::accumulate(Slot& slot, Tensor gradient) {
+  if (gradient.shape() != slot.shape) gradient = ops::sum_to(gradient, slot.shape);
+  if (slot.parameter) {
+    Tensor& buffer = slot.parameter->grad_buffer();
+    if (slot.parameter->has_grad())
+      ops::axpy(buffer, ops::contiguous(gradient));
+    else
+      buffer.copy_from(gradient);
+    slot.parameter->set_has_grad(true);
+  } else if (!slot.grad.defined()) {
+    slot.grad = std::move(gradient);
+  } else {
+    // Out of place: the tensor there may be another slot's gradient as well.
+    slot.grad = ops::add(slot.grad, gradient);
+  }
+}
+
+void Tape::check_output(const Node& node, const Value& output) const {
+  const auto* dense = std::get_if<Tensor>(&output);
+  if (const auto* encoded = std::get_if<Encoded>(&output)) dense = &encoded->dense();
+  NIBBLE_CHECK(!dense || !dense->defined() || is_finite(*dense), "not finite",
+               "the output of {} in module '{}' ({}) holds a NaN or infinity", node.op->name,
+               *node.module, describe(*dense));
+}
+
+void Tape::check_gradient(const Node& node, int input, const Tensor& gradient) const {
+  NIBBLE_CHECK(is_finite(gradient), "not finite",
+               "the gradient of input {} of {} in module '{}' ({}) holds a NaN or infinity", input,
+               node.op->name, *node.module, describe(gradient));
+}
+
+std::string Tape::summary() const {
+  std::string text;
+  for (const Node& node : nodes_)
+    text += fmt::format("{:<24} {:<32} {}\n", node.op->name, *node.module,
+                        slots_[static_cast<std::size_t>(node.output)].shape);
+  return text;
+}
+
+const Tensor& Grads::out() const {
+  return tape_.slots_[static_cast<std::size_t>(node_.output)].grad;
+}
+
+Tape::Slot* Grads::slot(int input) const {
+  NIBBLE_CHECK(input >= 0 && input < node_.inputs, "grads", "{} has {} inputs, got {}",
+               node_.op->name, node_.inputs, input);
+  const std::int32_t s = tape_.input_slots_[static_cast<std::size_t>(node_.first_input + input)];
+  return s < 0 ? nullptr : &tape_.slots_[static_cast<std::size_t>(s)];
+}
+
+bool Grads::wants(int input) const { return slot(input) != nullptr; }
+
+const Shape& Grads::input_shape(int input) const {
+  NIBBLE_CHECK(wants(input), "grads", "input {} of {} is a constant", input, node_.op->name);
+  return slot(input)->shape;
+}
+
+void Grads::add(int input, Tensor gradient) {
+  Tape::Slot* s = slot(input);
+  if (!s) return;
+  if (tape_.check_finite_) tape_.check_gradient(node_, input, gradient);
+  tape_.accumulate(*s, std::move(gradient));
+}
+
+Grads::Sink Grads::sink(int input) {
+  Tape::Slot* s = slot(input);
+  NIBBLE_CHECK(s, "grads", "input {} of {} is a constant", input, node_.op->name);
+  if (s->parameter) {
+    Sink sink{s->parameter->grad_buffer(), s->parameter->has_grad()};
+    s->parameter->set_has_grad(true);
+    return sink;
+  }
+  const bool accumulate = s->grad.defined();
+  if (accumulate)
+    s->grad = s->grad.clone();  // it may be another slot's gradient as well
+  else
+    s->grad = Tensor::empty(s->shape, out().dtype(), out().device());
+  return {s->grad, accumulate};
+}
+
+}  // namespace nibble

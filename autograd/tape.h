@@ -1,0 +1,192 @@
+// Tape: a define-by-run record of operations in execution order. backward() walks it in reverse and
+// destroys each node behind itself, so the memory of saved tensors only falls.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "autograd/var.h"
+
+namespace nibble {
+
+class Grads;
+
+// One per node type: its name and how to run and destroy it.
+struct OpInfo {
+  const char* name;
+  void (*backward)(const void* state, Grads& grads);
+  void (*destroy)(void* state);
+};
+
+// Bump allocation for node states; keeps its blocks between steps.
+class TapeArena {
+ public:
+  void* allocate(std::size_t bytes, std::size_t align);
+  void reset() { block_ = 0, used_ = 0; }
+
+ private:
+  static constexpr std::size_t kBlock = 1 << 16;
+  std::vector<std::unique_ptr<std::byte[]>> blocks_;
+  std::size_t block_ = 0, used_ = 0;
+};
+
+class Tape {
+ public:
+  Tape();
+  ~Tape();
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+
+  // Makes the tape the thread's active one and empties it; recordings nest (checkpointing).
+  class Recording {
+   public:
+    explicit Recording(Tape& tape);
+    ~Recording();
+    Recording(const Recording&) = delete;
+    Recording& operator=(const Recording&) = delete;
+
+   private:
+    Tape* previous_;
+  };
+  static Tape* active();  // null: nothing is recorded
+
+  // A leaf whose gradient is kept: gradient(leaf) after backward.
+  Var watch(Tensor value);
+  // d loss / d everything recorded; loss has one element. Gradients of parameters go to their
+  // grad_buffer (added when has_grad). The tape is empty afterwards but keeps its capacity.
+  void backward(const Var& loss);
+  void backward(const Var& output, Tensor gradient);
+  // Of a watched leaf; undefined when nothing depended on it.
+  Tensor gradient(const Var& leaf) const;
+  void clear();
+
+  // Fires when the last consumer of a parameter has run, so its gradient is complete for this pass.
+  void on_grad_ready(std::function<void(Parameter&)> callback) {
+    grad_ready_ = std::move(callback);
+  }
+  // Checks every output and gradient for not-finite values and throws Error naming operation,
+  // module and tensor. Slow and synchronising: for the rerun after a bad step.
+  void set_check_finite(bool on) { check_finite_ = on; }
+  std::string summary() const;  // one line a node: name, module, output shape
+  std::size_t size() const { return nodes_.size(); }
+
+  // For record() and Grads.
+  struct Node {
+    const OpInfo* op;
+    void* state;
+    std::int32_t output, first_input, inputs;
+    const std::string* module;
+  };
+  struct Slot {
+    Tensor grad;
+    Shape shape;
+    Parameter* parameter = nullptr;
+    std::int32_t consumers = 0;
+    bool watched = false;
+  };
+  TapeArena& arena() { return arena_; }
+  Var append(const OpInfo& op, void* state, std::initializer_list<const Var*> inputs, Value output);
+  static bool any_tracked(std::initializer_list<const Var*> inputs);
+
+ private:
+  friend class Grads;
+  std::int32_t slot_of(const Var& input);
+  void run_backward();
+  void accumulate(Slot& slot, Tensor gradient);
+  void check_output(const Node& node, const Value& output) const;
+  void check_gradient(const Node& node, int input, const Tensor& gradient) const;
+
+  TapeArena arena_;
+  std::vector<Node> nodes_;
+  std::vector<std::int32_t> input_slots_;
+  std::vector<Slot> slots_;
+  std::vector<std::pair<Parameter*, std::int32_t>> parameter_slots_;
+  std::function<void(Parameter&)> grad_ready_;
+  std::uint64_t recording_ = 0;
+  bool check_finite_ = false;
+};
+
+// Stops recording for a region.
+class NoGrad {
+ public:
+  NoGrad();
+  ~NoGrad();
+  NoGrad(const NoGrad&) = delete;
+  NoGrad& operator=(const NoGrad&) = delete;
+
+ private:
+  Tape* previous_;
+};
+
+// What a node's backward sees of the tape.
+class Grads {
+ public:
+  Grads(Tape& tape, const Tape::Node& node) : tape_(tape), node_(node) {}
+  const Tensor& out() const;    // gradient of the node's output
+  bool wants(int input) const;  // false for constants and frozen parameters
+  const Shape& input_shape(int input) const;
+  // Adds to the gradient of an input; a broadcast input's gradient is summed back to its shape
+  // here, once for all operations.
+  void add(int input, Tensor gradient);
+  // Where to write an input's gradient directly, and whether to add to what is there. Call it once
+  // an input, and then do write: products accumulate into parameters without a temporary.
+  struct Sink {
+    Tensor destination;
+    bool accumulate;
+  };
+  Sink sink(int input);
+
+ private:
+  Tape::Slot* slot(int input) const;
+  Tape& tape_;
+  const Tape::Node& node_;
+};
+
+// A tensor kept for backward; get() throws when it was written in place since.
+class Saved {
+ public:
+  Saved() = default;
+  explicit Saved(Tensor tensor)
+      : tensor_(std::move(tensor)), version_(tensor_.defined() ? tensor_.version() : 0) {}
+  const Tensor& get() const {
+    NIBBLE_CHECK(!tensor_.defined() || tensor_.version() == version_, "backward",
+                 "a saved tensor was modified in place after the forward pass: {}",
+                 describe(tensor_));
+    return tensor_;
+  }
+  operator const Tensor&() const { return get(); }  // NOLINT
+  bool defined() const { return tensor_.defined(); }
+
+ private:
+  Tensor tensor_;
+  std::uint32_t version_ = 0;
+};
+
+// Registers a differentiable operation. `Node` has `static constexpr const char* name` and
+// `void backward(Grads&) const`; `make()` builds it with exactly what backward needs and runs only
+// when a tape is active and an input is tracked.
+template <class Node, class Make>
+Var record(std::initializer_list<const Var*> inputs, Value output, Make&& make) {
+  Tape* tape = Tape::active();
+  if (!tape || !Tape::any_tracked(inputs)) {
+    if (auto* dense = std::get_if<Tensor>(&output)) return Var(std::move(*dense));
+    return Var(std::get<Encoded>(std::move(output)).dense());
+  }
+  static constexpr OpInfo kInfo{
+      Node::name,
+      [](const void* state, Grads& grads) { static_cast<const Node*>(state)->backward(grads); },
+      [](void* state) { static_cast<Node*>(state)->~Node(); }};
+  void* state = tape->arena().allocate(sizeof(Node), alignof(Node));
+  new (state) Node(std::forward<Make>(make)());
+  return tape->append(kInfo, state, inputs, std::move(output));
+}
+
+}  // namespace nibble

@@ -1,0 +1,36 @@
+// Var: a value and its place on the tape that recorded it, if any.
+#pragma once
+
+#include "autograd/parameter.h"
+#include "quant/qtensor.h"
+
+namespace nibble {
+
+class Tape;
+
+class Var {
+ public:
+  Var() = default;
+  Var(Tensor constant) : value_(std::move(constant)) {}  // NOLINT: a tensor is a constant
+  Var(Parameter& parameter);                             // NOLINT: in the dtype it is stored in
+
+  const Value& value() const { return value_; }
+  // The dense tensor (of an Encoded: its dense part); throws Error("var") for codes.
+  const Tensor& tensor() const;
+  const Shape& shape() const { return tensor().shape(); }
+  std::int64_t size(int dim) const { return tensor().size(dim); }
+  DType dtype() const { return tensor().dtype(); }
+  Device device() const { return tensor().device(); }
+  double item() const { return tensor().item(); }
+  bool tracked() const { return slot_ >= 0 || parameter_; }
+  Var detach() const { return Var(tensor()); }
+
+ private:
+  friend class Tape;
+  Value value_;
+  std::int32_t slot_ = -1;
+  std::uint64_t recording_ = 0;  // which recording the slot belongs to
+  Parameter* parameter_ = nullptr;
+};
+
+}  // namespace nibble
