@@ -1,0 +1,1 @@
+nibble_test(kernels SOURCES test_matmul.cpp)
