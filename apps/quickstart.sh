@@ -50,7 +50,7 @@ quietly() { # COMMAND...: its output goes to the log, and its end to the termina
 choose_device() {
   cuda=OFF device=cpu
   local driver compiler
-  nvidia-smi -L 2> /dev/null | grep -q GPU || return 0
+  [[ "$(nvidia-smi -L 2> /dev/null)" == *GPU* ]] || return 0
   driver="$(nvidia-smi | sed -nE 's/.*CUDA Version: ([0-9]+\.[0-9]+).*/\1/p')"
   PATH="$PATH:/usr/local/cuda/bin"
   compiler="$(nvcc --version 2> /dev/null | sed -nE 's/.*release ([0-9]+\.[0-9]+).*/\1/p' || true)"
@@ -71,25 +71,26 @@ train() { # NAME RECIPE
 }
 
 bits_per_byte() { # NAME: of the validation part, by a model's last checkpoint
-  "$nibble" eval --checkpoint "$out/$1" --device "$device" 2>> "$log" | tee -a "$log" |
-    sed -nE 's/.*[^0-9.]([0-9]+\.[0-9]+) bits a byte.*/\1/p' | tail -n 1
+  "$nibble" eval --checkpoint "$out/$1" --device "$device" 2>&1 | tee -a "$log" |
+    sed -nE 's/(.*[^0-9.])?([0-9]+\.[0-9]+) bits a byte.*/\2/p' | tail -n 1
 }
 
 say "packages"
 apps/install_deps.sh
 choose_device
 say "building (log: $log)"
-quietly cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DNIBBLE_TESTS=OFF -DNIBBLE_CUDA="$cuda"
+quietly cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DNIBBLE_CUDA="$cuda"
 quietly cmake --build build --target nibble --parallel "$(nproc)"
 say "tokenizing $text: bytes, the last 10 % for validation"
 quietly "$nibble" tokenize --input "$text" --output "$out/tokens" --val-fraction 0.1
 train int8 int8
 train unquantized none
 
-int8="$(bits_per_byte int8)"
-unquantized="$(bits_per_byte unquantized)"
+int8="$(bits_per_byte int8)" || int8=
+unquantized="$(bits_per_byte unquantized)" || unquantized=
 if [[ -z "$int8" || -z "$unquantized" ]]; then
-  echo "quickstart: 'nibble eval' gave no loss; see $log" >&2
+  tail -n 5 "$log" >&2
+  echo "quickstart: 'nibble eval' gave no loss (all output: $log)" >&2
   exit 1
 fi
 echo

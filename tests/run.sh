@@ -107,7 +107,7 @@ cuda_stage() {
     add cuda 0 0 1
     return
   fi
-  if nvidia-smi -L 2> /dev/null | grep -q GPU; then
+  if [[ "$(nvidia-smi -L 2> /dev/null)" == *GPU* ]]; then
     build cuda -DNIBBLE_CUDA=ON -DNIBBLE_WERROR=ON && suite cuda
   elif [[ "$mode" == gpu ]]; then
     echo "no GPU here: nothing was run"
