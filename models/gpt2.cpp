@@ -1,0 +1,164 @@
+#include "models/gpt2.h"
+
+#include <array>
+#include <cmath>
+
+#include "autograd/checkpoint.h"
+#include "autograd/context.h"
+#include "nn/init.h"
+
+namespace nibble {
+namespace {
+
+struct Size {
+  std::string_view name;
+  std::int64_t layers, heads, width;
+};
+constexpr std::array<Size, 4> kSizes{{{"gpt2", 12, 12, 768},
+                                      {"gpt2-medium", 24, 16, 1024},
+                                      {"gpt2-large", 36, 20, 1280},
+                                      {"gpt2-xl", 48, 25, 1600}}};
+
+LinearOptions options_of(const Recipe& recipe, const std::string& path, bool bias, Device device) {
+  return {.bias = bias, .recipe = recipe.at(path), .dtype = DType::F32, .device = device};
+}
+
+}  // namespace
+
+Gpt2Config Gpt2Config::named(std::string_view name) {
+  for (const Size& s : kSizes) {
+    if (s.name != name) continue;
+    Gpt2Config c;
+    c.layers = s.layers, c.heads = s.heads, c.width = s.width;
+    return c;
+  }
+  fail("gpt2", "unknown size: got '{}', expected gpt2, gpt2-medium, gpt2-large or gpt2-xl", name);
+}
+
+void Gpt2Config::validate() const {
+  NIBBLE_CHECK(
+      vocab > 0 && context > 0 && layers > 0 && heads > 0 && width > 0, "gpt2",
+      "every extent must be positive: got vocab {}, context {}, layers {}, heads {}, width {}",
+      vocab, context, layers, heads, width);
+  NIBBLE_CHECK(width % heads == 0, "gpt2", "got width {} and {} heads, expected a multiple", width,
+               heads);
+}
+
+Gpt2::Block::Block(const Gpt2Config& c, const Recipe& recipe, const std::string& path,
+                   Device device)
+    : ln1(c.width, c.norm_epsilon, DType::F32, device),
+      attn(c.width, static_cast<int>(c.heads), c.attention_dropout,
+           options_of(recipe, path + ".attn.qkv", true, device),
+           options_of(recipe, path + ".attn.proj", true, device)),
+      ln2(c.width, c.norm_epsilon, DType::F32, device),
+      mlp(c.width, 4 * c.width, c.gelu, options_of(recipe, path + ".mlp.fc1", true, device),
+          options_of(recipe, path + ".mlp.fc2", true, device)),
+      attn_dropout(c.residual_dropout),
+      mlp_dropout(c.residual_dropout) {}
+
+Var Gpt2::Block::operator()(const Var& x) {
+  const Var h = x + attn_dropout(attn(ln1(x)));
+  return h + mlp_dropout(mlp(ln2(h)));
+}
+
+void Gpt2::Block::visit(Visitor& v) {
+  v.module("ln1", ln1);
+  v.module("attn", attn);
+  v.module("attn_dropout", attn_dropout);
+  v.module("ln2", ln2);
+  v.module("mlp", mlp);
+  v.module("mlp_dropout", mlp_dropout);
+}
+
+Gpt2::Gpt2(const Gpt2Config& config, const Recipe& recipe, std::uint64_t seed, Device device)
+    : config_((config.validate(), config)),
+      wte_(config.vocab, config.width, DType::F32, device),
+      wpe_(config.context, config.width, DType::F32, device),
+      embedding_dropout_(config.embedding_dropout),
+      ln_f_(config.width, config.norm_epsilon, DType::F32, device),
+      head_recipe_(recipe.at("lm_head")) {
+  config_.tie_embeddings = recipe.tie_embeddings.value_or(config.tie_embeddings);
+  for (std::int64_t i = 0; i < config.layers; ++i)
+    blocks_.push_back(std::make_unique<Block>(config, recipe, fmt::format("blocks.{}", i), device));
+  if (!config_.tie_embeddings)
+    lm_head_.emplace(config.width, config.vocab, options_of(recipe, "lm_head", false, device));
+  validate(head_recipe_);
+  assign_paths(*this);
+  initialise(seed);
+}
+
+void Gpt2::initialise(std::uint64_t seed) {
+  constexpr double kStd = 0.02;
+  const double residual = kStd / std::sqrt(2.0 * static_cast<double>(config_.layers));
+  for (Parameter* p : parameters(*this)) {
+    const std::string& name = p->name;
+    if (p->shape().rank() == 2) {
+      const bool projects = name.ends_with("attn.proj.weight") || name.ends_with("mlp.fc2.weight");
+      init_normal(*p, 0, projects ? residual : kStd, seed);
+    } else if (name.ends_with(".bias")) {
+      init_constant(*p, 0);
+    } else {
+      init_constant(*p, 1);  // norm gains
+    }
+  }
+}
+
+Var Gpt2::hidden(const Tensor& ids) {
+  NIBBLE_CHECK(ids.dtype() == DType::I32 && ids.rank() == 2, "gpt2",
+               "got ids {}, expected i32[B, T]", describe(ids));
+  const std::int64_t length = ids.size(1);
+  NIBBLE_CHECK(length <= config_.context, "gpt2",
+               "got {} tokens, expected at most the context of {}", length, config_.context);
+  const Tensor positions = Tensor::arange(length, DType::I32, ids.device());
+  Var x = wte_(ids) + wpe_(positions);
+  if (x.dtype() != config_.compute && x.dtype() != DType::F64) x = cast(x, config_.compute);
+  x = embedding_dropout_(x);
+  for (const auto& block : blocks_) {
+    Block* b = block.get();
+    x = config_.checkpoint_blocks ? checkpoint([b](const Var& h) { return (*b)(h); }, x) : (*b)(x);
+  }
+  return ln_f_(x);
+}
+
+Var Gpt2::loss(const Tensor& ids, const Tensor& targets) {
+  const Var h = hidden(ids);
+  const ModuleScope scope(head_path_);
+  return linear_cross_entropy(h, lm_head_ ? lm_head_->weight : wte_.weight, targets, head_recipe_,
+                              {.vocab_chunk = config_.vocab_chunk});
+}
+
+Tensor Gpt2::project(const Tensor& rows) {
+  const ModuleScope scope(head_path_);
+  const Var y = linear(rows, lm_head_ ? lm_head_->weight : wte_.weight, nullptr, head_recipe_);
+  return y.tensor().to(DType::F32);
+}
+
+Tensor Gpt2::logits(const Tensor& ids) {
+  const NoGrad no_grad;
+  const Tensor h = hidden(ids).tensor();
+  return project(h.flatten_rows()).view({ids.size(0), ids.size(1), config_.vocab});
+}
+
+Tensor Gpt2::next_logits(const Tensor& ids) {
+  const NoGrad no_grad;
+  const Tensor h = hidden(ids).tensor();
+  return project(ops::contiguous(h.select(1, ids.size(1) - 1)));
+}
+
+void Gpt2::visit(Visitor& v) {
+  v.module("wte", wte_);
+  v.module("wpe", wpe_);
+  v.module("embedding_dropout", embedding_dropout_);
+  for (std::size_t i = 0; i < blocks_.size(); ++i)
+    v.module(fmt::format("blocks.{}", i), *blocks_[i]);
+  v.module("ln_f", ln_f_);
+  if (lm_head_) v.module("lm_head", *lm_head_);
+}
+
+double Gpt2::flops_per_token(std::int64_t sequence) const {
+  const auto c = static_cast<double>(config_.width), l = static_cast<double>(config_.layers);
+  const double weights = l * 12 * c * c + c * static_cast<double>(config_.vocab);
+  return 6 * weights + 6 * l * c * static_cast<double>(sequence);
+}
+
+}  // namespace nibble

@@ -1,0 +1,74 @@
+// GPT-2 (Radford et al. 2019): pre-norm transformer, learned positions, tanh GELU, tied embeddings.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "models/language_model.h"
+#include "nn/layers.h"
+#include "quant/recipe.h"
+
+namespace nibble {
+
+struct Gpt2Config {
+  std::int64_t vocab = 50257;
+  std::int64_t context = 1024;
+  std::int64_t layers = 12, heads = 12, width = 768;
+  double embedding_dropout = 0, attention_dropout = 0, residual_dropout = 0;
+  bool tie_embeddings = true;  // a Recipe may override it
+  double norm_epsilon = 1e-5;
+  ops::Gelu gelu = ops::Gelu::Tanh;
+  std::int64_t vocab_chunk = 8192;  // columns of logits that exist at a time during training
+  bool checkpoint_blocks = false;   // keep each block's input only; recompute the rest in backward
+  DType compute = DType::F32;       // of activations
+
+  // "gpt2" (124M), "gpt2-medium", "gpt2-large", "gpt2-xl"; throws Error("gpt2") for others.
+  static Gpt2Config named(std::string_view name);
+  void validate() const;
+};
+
+class Gpt2 : public LanguageModel {
+ public:
+  // Parameters are drawn from (seed, name): N(0, 0.02²), residual projections N(0, 0.02² /
+  // 2·layers).
+  Gpt2(const Gpt2Config& config, const Recipe& recipe, std::uint64_t seed, Device device = kCpu);
+
+  Var hidden(const Tensor& ids);  // [B, T] → [B, T, C], after the last norm
+  Var loss(const Tensor& ids, const Tensor& targets) override;
+  Tensor next_logits(const Tensor& ids) override;
+  Tensor logits(const Tensor& ids);  // [B, T, V], F32; nothing is recorded
+  void visit(Visitor& v) override;
+  std::int64_t context() const override { return config_.context; }
+  std::int64_t vocab() const override { return config_.vocab; }
+  double flops_per_token(std::int64_t sequence) const override;
+  const Gpt2Config& config() const { return config_; }
+
+  class Block : public Module {
+   public:
+    Block(const Gpt2Config& config, const Recipe& recipe, const std::string& path, Device device);
+    Var operator()(const Var& x);
+    void visit(Visitor& v) override;
+    LayerNorm ln1;
+    SelfAttention attn;
+    LayerNorm ln2;
+    Mlp mlp;
+    Dropout attn_dropout, mlp_dropout;
+  };
+
+ private:
+  void initialise(std::uint64_t seed);
+  Tensor project(const Tensor& hidden_rows);
+
+  Gpt2Config config_;
+  Embedding wte_, wpe_;
+  Dropout embedding_dropout_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  LayerNorm ln_f_;
+  std::optional<Linear> lm_head_;  // absent when tied: wte_.weight serves
+  LinearRecipe head_recipe_;
+  std::string head_path_ = "lm_head";
+};
+
+}  // namespace nibble

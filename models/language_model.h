@@ -1,0 +1,27 @@
+// What the training apps ask of a language model.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "autograd/tape.h"
+#include "nn/module.h"
+
+namespace nibble {
+
+class LanguageModel : public Module {
+ public:
+  // Mean next-token loss (nats) of ids [B, T] against targets [B, T] (−1 = ignored), both I32.
+  virtual Var loss(const Tensor& ids, const Tensor& targets) = 0;
+  // Logits [B, V] after the last position of ids [B, T], in F32. Nothing is recorded.
+  virtual Tensor next_logits(const Tensor& ids) = 0;
+  virtual std::int64_t context() const = 0;
+  virtual std::int64_t vocab() const = 0;
+  // Floating-point operations of a training step a token (forward and backward), by the usual
+  // count: 6 a weight of a product, and attention's 12·L·T·C halved for causality.
+  virtual double flops_per_token(std::int64_t sequence) const = 0;
+  // For the optimizer: whether weight decay applies (matrices and embeddings, not biases or norms).
+  virtual bool decays(const Parameter& p) const { return p.shape().rank() >= 2; }
+};
+
+}  // namespace nibble
