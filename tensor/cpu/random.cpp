@@ -22,6 +22,42 @@ void for_blocks(std::int64_t n, const RngKey& key, F f) {
   });
 }
 
+// Sixteen Philox blocks at once: as plain loops over lanes they vectorise, one block does not.
+constexpr int kBlocks = 16;
+constexpr std::int64_t kDrawBatch = 8 * kBlocks;
+
+void draw_batch(const RngKey& key, std::uint32_t step, std::uint64_t first_block,
+                std::array<std::uint16_t, kDrawBatch>& out) {
+  using Words = std::array<std::uint32_t, kBlocks>;
+  Words c0, c1, c2, c3;
+  for (int b = 0; b < kBlocks; ++b) {
+    const std::uint64_t block = first_block + static_cast<std::uint64_t>(b);
+    c0[b] = static_cast<std::uint32_t>(block);
+    c1[b] = static_cast<std::uint32_t>(block >> 32);
+    c2[b] = key.site;
+    c3[b] = step;
+  }
+  auto k0 = static_cast<std::uint32_t>(key.seed), k1 = static_cast<std::uint32_t>(key.seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    for (int b = 0; b < kBlocks; ++b) {
+      const std::uint64_t p = 0xD2511F53ull * c0[b], q = 0xCD9E8D57ull * c2[b];
+      c0[b] = static_cast<std::uint32_t>(q >> 32) ^ c1[b] ^ k0;
+      c1[b] = static_cast<std::uint32_t>(q);
+      c2[b] = static_cast<std::uint32_t>(p >> 32) ^ c3[b] ^ k1;
+      c3[b] = static_cast<std::uint32_t>(p);
+    }
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  for (int b = 0; b < kBlocks; ++b) {
+    const std::array<std::uint32_t, 4> words{c0[b], c1[b], c2[b], c3[b]};
+    for (int w = 0; w < 4; ++w) {
+      out[8 * b + 2 * w] = static_cast<std::uint16_t>(words[w]);
+      out[8 * b + 2 * w + 1] = static_cast<std::uint16_t>(words[w] >> 16);
+    }
+  }
+}
+
 }  // namespace
 
 void random_uniform(Tensor& y, double low, double high, const RngKey& key) {
@@ -52,6 +88,29 @@ void random_normal(Tensor& y, double mean, double stddev, const RngKey& key) {
       if (j + 1 < count)
         out[i + j + 1] = static_cast<float>(std::fma(stddev, radius * std::sin(angle), mean));
     }
+  });
+}
+
+// Element e keeps when draw e & 7 of block e >> 3 (Draws16) is at least the threshold. Dropped ones
+// are +0 even where x is not finite.
+void dropout(Tensor& y, const Tensor& x, double p, const RngKey& key) {
+  const auto threshold = static_cast<float>(std::lround(p * 65536.0));  // draws are exact in f32
+  const std::uint32_t step = key.step_value();
+  NIBBLE_FLOAT_SWITCH(y.dtype(), "dropout", T, {
+    using C = compute_t<T>;
+    const C scale = p < 1 ? static_cast<C>(1.0 / (1.0 - p)) : C(0);
+    T* out = y.data<T>();
+    const T* in = x.data<T>();
+    parallel_for(y.numel(), kGrain, [=](std::int64_t begin, std::int64_t end) {
+      std::array<std::uint16_t, kDrawBatch> draw;
+      for (std::int64_t i = begin; i < end; i += kDrawBatch) {
+        draw_batch(key, step, static_cast<std::uint64_t>(i) / 8, draw);
+        const std::int64_t n = std::min<std::int64_t>(kDrawBatch, end - i);
+        map_range(
+            out + i, 0, n, [=](C v, float d) { return d >= threshold ? v * scale : C(0); }, in + i,
+            draw.data());
+      }
+    });
   });
 }
 

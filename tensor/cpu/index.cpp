@@ -1,0 +1,125 @@
+#include <cstring>
+#include <vector>
+
+#include "tensor/cpu/loops.h"
+#include "tensor/kernels.h"
+
+namespace nibble::cpu {
+namespace {
+
+// Before anything is written: a bad index must leave the destination as it was.
+const std::int32_t* checked_indices(const char* op, const Tensor& index, std::int64_t limit) {
+  const std::int32_t* p = index.data<std::int32_t>();
+  for (std::int64_t i = 0; i < index.numel(); ++i)
+    NIBBLE_CHECK(p[i] >= 0 && p[i] < limit, op,
+                 "index {} is out of range: got {}, expected 0 to {}", i, p[i], limit - 1);
+  return p;
+}
+
+// Source rows by destination, ascending within each: a counting sort.
+struct Groups {
+  std::vector<std::int64_t> start;   // of destination d's rows in `source`; size rows + 1
+  std::vector<std::int64_t> source;  // source rows
+};
+Groups group_by_destination(const std::int32_t* index, std::int64_t n, std::int64_t rows) {
+  Groups g;
+  g.start.assign(static_cast<std::size_t>(rows) + 1, 0);
+  g.source.resize(static_cast<std::size_t>(n));
+  for (std::int64_t i = 0; i < n; ++i) ++g.start[static_cast<std::size_t>(index[i]) + 1];
+  for (std::size_t d = 1; d < g.start.size(); ++d) g.start[d] += g.start[d - 1];
+  std::vector<std::int64_t> next(g.start.begin(), g.start.end() - 1);
+  for (std::int64_t i = 0; i < n; ++i)
+    g.source[static_cast<std::size_t>(next[static_cast<std::size_t>(index[i])]++)] = i;
+  return g;
+}
+
+// A destination row is summed in its compute type and rounded once.
+template <class D, class T>
+void add_rows(D* table, std::int64_t rows, std::int64_t cols, const Groups& groups, const T* x) {
+  using C = compute_t<D>;
+  constexpr std::int64_t kRows = 256;
+  parallel_for(rows, kRows, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<C> total(static_cast<std::size_t>(cols));
+    const auto plus = [](C a, C b) { return a + b; };
+    for (std::int64_t d = begin; d < end; ++d) {
+      const auto at = static_cast<std::size_t>(d);
+      if (groups.start[at] == groups.start[at + 1]) continue;
+      D* row = table + d * cols;
+      map_range(
+          total.data(), 0, cols, [](C v) { return v; }, row);
+      for (std::int64_t k = groups.start[at]; k < groups.start[at + 1]; ++k) {
+        const T* from = x + groups.source[static_cast<std::size_t>(k)] * cols;
+#pragma GCC ivdep
+        for (std::int64_t c = 0; c < cols; ++c)
+          total[static_cast<std::size_t>(c)] =
+              plus(total[static_cast<std::size_t>(c)], static_cast<C>(from[c]));
+      }
+      map_range(
+          row, 0, cols, [](C v) { return v; }, total.data());
+    }
+  });
+}
+
+}  // namespace
+
+void index_select(Tensor& y, const Tensor& x, const Tensor& index) {
+  const std::int32_t* rows = checked_indices("index_select", index, x.size(0));
+  const std::int64_t cols = x.size(1), bytes = bytes_of(x.dtype(), cols);
+  std::byte* out = y.raw();
+  const std::byte* table = x.raw();
+  parallel_for(index.numel(), row_grain(cols), [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i)
+      std::memcpy(out + i * bytes, table + rows[i] * bytes, static_cast<std::size_t>(bytes));
+  });
+}
+
+void index_add(Tensor& y, const Tensor& index, const Tensor& x) {
+  const std::int64_t rows = y.size(0), cols = y.size(1);
+  const std::int32_t* to = checked_indices("index_add", index, rows);
+  if (index.numel() == 0 || cols == 0) return;
+  const Groups groups = group_by_destination(to, index.numel(), rows);
+  NIBBLE_FLOAT_SWITCH(y.dtype(), "index_add", D, {
+    NIBBLE_FLOAT_SWITCH(x.dtype(), "index_add", T, {
+      if constexpr (sizeof(T) <= sizeof(D)) add_rows(y.data<D>(), rows, cols, groups, x.data<T>());
+    });
+  });
+}
+
+void take_along_last(Tensor& y, const Tensor& x, const Tensor& index) {
+  const std::int64_t cols = x.cols();
+  const std::int32_t* at = checked_indices("take_along_last", index, cols);
+  NIBBLE_FLOAT_SWITCH(y.dtype(), "take_along_last", T, {
+    T* out = y.data<T>();
+    const T* in = x.data<T>();
+    parallel_for(index.numel(), kGrain, [=](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) out[i] = in[i * cols + at[i]];
+    });
+  });
+}
+
+void take_along_last_backward(Tensor& dx, const Tensor& dy, const Tensor& index) {
+  const std::int64_t cols = dx.cols();
+  const std::int32_t* at = checked_indices("take_along_last_backward", index, cols);
+  NIBBLE_FLOAT_SWITCH(dx.dtype(), "take_along_last_backward", T, {
+    T* out = dx.data<T>();
+    const T* grad = dy.data<T>();
+    parallel_for(index.numel(), kGrain, [=](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) out[i * cols + at[i]] = grad[i];
+    });
+  });
+}
+
+void add_bias(Tensor& y, const Tensor& bias) {
+  const std::int64_t cols = y.size(1);
+  NIBBLE_FLOAT_SWITCH(y.dtype(), "add_bias", T, {
+    T* out = y.data<T>();
+    const T* b = bias.data<T>();
+    parallel_for(y.size(0), row_grain(cols), [=](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r)
+        map_range(
+            out + r * cols, 0, cols, [](auto v, auto w) { return v + w; }, out + r * cols, b);
+    });
+  });
+}
+
+}  // namespace nibble::cpu

@@ -1,0 +1,62 @@
+// Reductions of contiguous runs in a fixed order: sixteen interleaved lanes, folded pairwise. The
+// order is the same on every machine and at every vector width.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <limits>
+
+#include "tensor/dtype.h"
+
+namespace nibble::cpu {
+
+inline constexpr int kLanes = 16;
+
+struct SumFold {
+  template <class C>
+  static constexpr C initial() {
+    return C(0);
+  }
+  template <class C>
+  C operator()(C total, C x) const {
+    return total + x;
+  }
+};
+// A NaN stays: it replaces any number, and no number is greater than it.
+struct MaxFold {
+  template <class C>
+  static constexpr C initial() {
+    return -std::numeric_limits<C>::infinity();
+  }
+  template <class C>
+  C operator()(C best, C x) const {
+    return (x > best) | (x != x) ? x : best;
+  }
+};
+
+// Folds f(x[i]…), computed in C.
+template <class C, class Fold, class F, class... X>
+C lane_fold(std::int64_t n, Fold fold, F f, const X*... x) {
+  std::array<C, kLanes> lane;
+  lane.fill(Fold::template initial<C>());
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int l = 0; l < kLanes; ++l) lane[l] = fold(lane[l], f(static_cast<C>(x[i + l])...));
+  for (int l = 0; i + l < n; ++l) lane[l] = fold(lane[l], f(static_cast<C>(x[i + l])...));
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int l = 0; l < width; ++l) lane[l] = fold(lane[l], lane[l + width]);
+  return lane[0];
+}
+
+template <class C, class T>
+C lane_sum(const T* x, std::int64_t n) {
+  return lane_fold<C>(
+      n, SumFold{}, [](C v) { return v; }, x);
+}
+template <class C, class T>
+C lane_max(const T* x, std::int64_t n) {
+  return lane_fold<C>(
+      n, MaxFold{}, [](C v) { return v; }, x);
+}
+
+}  // namespace nibble::cpu
