@@ -36,10 +36,9 @@ check_script() { # STAGE COMMAND...: a script that ends with the summary line
   local stage="$1" log="$root/$1.log" status=0 p f s
   shift
   "$@" > "$log" 2>&1 || status=$?
-  if ! read -r p f s < <(sed -nE '$s/^([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped$/\1 \2 \3/p' "$log"); then
-    p=0 f=1 s=0
-  fi
-  ((status != 0 && f == 0)) && f=1
+  read -r p f s <<< "$(sed -nE '$s/^([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped$/\1 \2 \3/p' "$log")"
+  : "${p:=0}" "${f:=0}" "${s:=0}"
+  ((f == 0 && (status != 0 || p == 0))) && f=1
   ((f)) && cat "$log"
   add "$stage" "$p" "$f" "$s"
 }
@@ -51,8 +50,8 @@ check_format() {
     add format 0 0 1
     return
   fi
-  mapfile -t sources < <(find tensor quant autograd nn optim models data apps tests \
-    -name ptx -prune -o \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print | sort)
+  mapfile -t sources <<< "$(find tensor quant autograd nn optim models data apps tests \
+    -name ptx -prune -o \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print | sort)"
   if clang-format --dry-run -Werror "${sources[@]}" > "$root/format.log" 2>&1; then
     add format 1 0 0
   else
@@ -79,7 +78,7 @@ build() { # STAGE CMAKE-OPTION...: configures and builds $root/STAGE
 suite() { # STAGE: runs every test of $root/STAGE
   local log="$root/$1.log" status=0 p f s
   ctest --test-dir "$root/$1" --verbose --timeout 900 --parallel "$jobs" > "$log" 2>&1 || status=$?
-  read -r p f s < <(python3 tests/summarize.py "$log")
+  read -r p f s <<< "$(python3 tests/summarize.py "$log")"
   ((f == 0 && (status != 0 || p == 0))) && f=1
   if ((f)); then
     grep -E -B2 -A12 'ERROR:|FATAL|runtime error|AddressSanitizer|Traceback|[1-9][0-9]* failed' "$log" | head -150
