@@ -21,13 +21,6 @@ namespace {
 
 constexpr std::string_view kMarker = ".tmp.";
 
-// Lower case, because it stands after a colon.
-std::string error_text(int error) {
-  std::string text = std::generic_category().message(error);
-  if (!text.empty()) text[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(text[0])));
-  return text;
-}
-
 struct Fault {
   std::string name;
   std::uint64_t passage = 0;
@@ -86,6 +79,12 @@ bool is_temporary_name(std::string_view name) {
 }
 
 }  // namespace
+
+std::string error_text(int error) {
+  std::string text = std::generic_category().message(error);
+  if (!text.empty()) text[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(text[0])));
+  return text;
+}
 
 void fault_point(const char* name) {
   if (const int error = injected_error(name))

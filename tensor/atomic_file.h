@@ -52,6 +52,9 @@ class AtomicFile {
 void write_file_atomically(const std::filesystem::path& path, std::string_view contents,
                            std::string_view op = "checkpoint");
 
+// An errno's text in lower case, because it stands after a colon: "no space left on device".
+std::string error_text(int error);
+
 // Removes temporary files of AtomicFile whose writer is dead; those of a living writer (it holds a
 // flock on them) stay. Returns how many went. A folder that does not exist holds none.
 std::size_t remove_stale_temporaries(const std::filesystem::path& folder);

@@ -213,4 +213,6 @@ Json load(const Paths& files, const std::vector<std::string>& overrides,
   return config;
 }
 
+std::string jsonnet_version_text() { return ::jsonnet_version(); }
+
 }  // namespace nibble::config

@@ -31,4 +31,7 @@ Json evaluate(const Paths& files, const Paths& search_paths = default_search_pat
 Json load(const Paths& files, const std::vector<std::string>& overrides,
           const Paths& search_paths = default_search_paths());
 
+// "v0.18.0"
+std::string jsonnet_version_text();
+
 }  // namespace nibble::config
