@@ -1,3 +1,5 @@
+// Packed panels of a matmul tile stay below this: on the stack they cost no page faults.
+#define EIGEN_STACK_ALLOCATION_LIMIT (1024 * 1024)
 #define EIGEN_DONT_PARALLELIZE
 #define EIGEN_MPL2_ONLY
 #include <Eigen/Core>

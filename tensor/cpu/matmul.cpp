@@ -1,6 +1,6 @@
 #include <algorithm>
+#include <optional>
 #include <type_traits>
-#include <vector>
 
 #include "tensor/cpu/gemm.h"
 #include "tensor/kernels.h"
@@ -22,7 +22,7 @@ std::int64_t split(std::int64_t extent, std::int64_t parts, std::int64_t multipl
 }
 
 Tiling choose_tiling(std::int64_t batch, std::int64_t m, std::int64_t n, std::int64_t k) {
-  constexpr std::int64_t kRows = 256, kCols = 2048;  // every tile packs its part of both operands
+  constexpr std::int64_t kRows = 256, kCols = 512;  // every tile packs its part of both operands
   constexpr std::int64_t kMinCols = 128, kTiles = 8, kMinWork = 1 << 20;
   const std::int64_t work = std::max<std::int64_t>(1, m * n * std::max<std::int64_t>(1, k));
   Tiling t{};
@@ -43,36 +43,42 @@ MatrixView<T> batch_matrix(const Tensor& x, std::int64_t index) {
 }
 
 // A copy of x converted to f32, in the memory order of x.
-MatrixView<float> widen(std::vector<float>& buffer, const MatrixView<bfloat16>& x) {
+MatrixView<float> widen(Tensor& buffer, const MatrixView<bfloat16>& x) {
   const bool by_rows = x.row_major();
   const std::int64_t outer = by_rows ? x.rows : x.cols, inner = by_rows ? x.cols : x.rows;
-  buffer.resize(static_cast<std::size_t>(outer * inner));
+  float* const copy = buffer.data<float>();
   for (std::int64_t i = 0; i < outer; ++i) {
     const bfloat16* from = x.data + i * x.leading_stride();
-    float* to = buffer.data() + i * inner;
+    float* to = copy + i * inner;
     for (std::int64_t j = 0; j < inner; ++j) to[j] = from[j];
   }
-  return {buffer.data(), x.rows, x.cols, by_rows ? inner : 1, by_rows ? 1 : inner};
+  return {copy, x.rows, x.cols, by_rows ? inner : 1, by_rows ? 1 : inner};
 }
 
+constexpr std::int64_t kPanel = 1024;  // of K, widened at a time
+
+// Tensors, because their memory is cached: fresh pages would cost more than the conversions.
 struct Workspace {
-  std::vector<float> a, b, c;
+  Tensor a, b, c;
+  explicit Workspace(const Tiling& t, std::int64_t k)
+      : a(Tensor::empty({t.rows, std::min(k, kPanel)})),
+        b(Tensor::empty({std::min(k, kPanel), t.cols})),
+        c(Tensor::empty({t.rows, t.cols})) {}
 };
 
 // bf16 operands: panels are widened, all of K is summed in f32, and the result is rounded once.
 template <class Out>
 void multiply_bf16(Out* c, std::int64_t c_stride, const MatrixView<bfloat16>& a,
                    const MatrixView<bfloat16>& b, bool accumulate, Workspace& w) {
-  constexpr std::int64_t kPanel = 1024;
   const std::int64_t m = a.rows, n = b.cols, k = a.cols;
-  w.c.assign(static_cast<std::size_t>(m * n), 0.0f);
+  float* const sums = w.c.data<float>();
+  std::fill_n(sums, m * n, 0.0f);
   for (std::int64_t k0 = 0; k0 < k; k0 += kPanel) {
     const std::int64_t depth = std::min(kPanel, k - k0);
-    gemm(w.c.data(), n, widen(w.a, a.block(0, k0, m, depth)), widen(w.b, b.block(k0, 0, depth, n)),
-         true);
+    gemm(sums, n, widen(w.a, a.block(0, k0, m, depth)), widen(w.b, b.block(k0, 0, depth, n)), true);
   }
   for (std::int64_t i = 0; i < m; ++i) {
-    const float* from = w.c.data() + i * n;
+    const float* from = sums + i * n;
     Out* to = c + i * c_stride;
     if (accumulate)
       for (std::int64_t j = 0; j < n; ++j) to[j] = Out(static_cast<float>(to[j]) + from[j]);
@@ -88,7 +94,8 @@ void run(Tensor& c, const Tensor& a, const Tensor& b, bool accumulate) {
   const std::int64_t tiles = t.down * t.across, c_batch = c.strides()[0], c_row = c.strides()[1];
   Out* out = c.data<Out>();
   parallel_for(batch * tiles, t.grain, [&](std::int64_t begin, std::int64_t end) {
-    Workspace workspace;
+    std::optional<Workspace> workspace;
+    if constexpr (std::is_same_v<In, bfloat16>) workspace.emplace(t, k);
     for (std::int64_t tile = begin; tile < end; ++tile) {
       const std::int64_t index = tile / tiles;
       const std::int64_t i = tile % tiles / t.across * t.rows, j = tile % t.across * t.cols;
@@ -97,7 +104,7 @@ void run(Tensor& c, const Tensor& a, const Tensor& b, bool accumulate) {
       const MatrixView<In> lhs = batch_matrix<In>(a, index).block(i, 0, rows, k);
       const MatrixView<In> rhs = batch_matrix<In>(b, index).block(0, j, k, cols);
       if constexpr (std::is_same_v<In, bfloat16>)
-        multiply_bf16(to, c_row, lhs, rhs, accumulate, workspace);
+        multiply_bf16(to, c_row, lhs, rhs, accumulate, *workspace);
       else
         gemm(to, c_row, lhs, rhs, accumulate);
     }
