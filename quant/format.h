@@ -3,7 +3,7 @@
 // devices.
 #pragma once
 
-#include <cmath>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -14,12 +14,15 @@
 namespace nibble {
 
 // Ascending values; code i stands for values[i]. bounds[i] is the midpoint of values[i],
-// values[i+1].
+// values[i+1], rounded to f32 once; a value on it takes the lower code.
 struct CodeBook {
   CodeBook(std::string name, int bits, std::vector<float> values);  // throws Error("code book")
   std::string name;
   int bits;  // 2 to 8; at most 2^bits values
   std::vector<float> values, bounds;
+  // For every upper half of an f32's ordered bits (codec::book_bucket): how many bounds lie below
+  // all floats of that bucket. The search for a code starts there and rarely moves.
+  std::vector<std::uint8_t> first;
 };
 
 class Format {

@@ -30,8 +30,8 @@ NIBBLE_KERNEL(quant_encode, Tensor& codes, const Tensor& x, const Tensor& steps,
 NIBBLE_KERNEL(quant_decode, Tensor& y, const Tensor& codes, const Tensor& steps,
               const Tensor& zeros, const QuantSpec& spec)
 // encode and decode in one pass; y and x [rows, cols] of one dtype (they may be the same tensor).
-NIBBLE_KERNEL(quant_roundtrip, Tensor& y, const Tensor& x, const Tensor& steps,
-              const Tensor& zeros, const QuantSpec& spec, const RngKey& key)
+NIBBLE_KERNEL(quant_roundtrip, Tensor& y, const Tensor& x, const Tensor& steps, const Tensor& zeros,
+              const QuantSpec& spec, const RngKey& key)
 
 // y [cols, rows] = xᵀ, elements of one byte.
 NIBBLE_KERNEL(quant_transpose, Tensor& y, const Tensor& x)
@@ -39,5 +39,26 @@ NIBBLE_KERNEL(quant_transpose, Tensor& y, const Tensor& x)
 // padding nibble 0. unpack extends the sign when `codes` is I8.
 NIBBLE_KERNEL(quant_pack, Tensor& packed, const Tensor& codes)
 NIBBLE_KERNEL(quant_unpack, Tensor& codes, const Tensor& packed)
+
+// One K-major operand of a product of codes, as its QTensor holds it. Scales (and zero points,
+// whole numbers) are F32 [ceil(rows / tile_rows), 1 or the number of contraction blocks].
+struct CodeOperand {
+  Tensor codes;  // [rows, k] I8 or U8, or U4x2 [rows, k + k % 2]
+  Tensor scales, zeros;
+  std::int64_t tile_rows = 1;
+  bool is_signed = true;  // of U4x2 codes
+};
+// c [M, N] F32 or BF16, rows may be strided: c (+)= a·bᵀ (+ bias F32 [N], may be undefined). Each
+// contraction block of `block` codes is summed exactly in integers; zero points za and zb add
+// za·Σb, zb·Σa and za·zb·n in that order in f64 (exact below 2^53). Then, in f32: with one block
+// (float(sum)·sa)·sb; with several f = fma(float(sum), sa·sb, f) over them in ascending order; then
+// + bias, rounding to c's dtype when not accumulating, else c + that.
+NIBBLE_KERNEL(int_gemm, Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_t k,
+              std::int64_t block, const Tensor& bias, bool accumulate)
+// The same rescaling for a product that is formed block by block in floats: f [M, N] F32 becomes
+// (part·sa)·sb when `blocks` is 1, else fma(part, sa·sb, f) for contraction block `index` (f is
+// taken as 0 at index 0). The operands' codes are not read.
+NIBBLE_KERNEL(rescale_product, Tensor& f, const Tensor& part /*F32 [M, N]*/, const CodeOperand& a,
+              const CodeOperand& b, std::int64_t index, std::int64_t blocks)
 
 }  // namespace nibble

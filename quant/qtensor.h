@@ -1,7 +1,8 @@
 // QTensor: payload + scales (+ zero points) + spec of one [rows, cols] matrix.
 // Law: x̂[i] = (decode(payload[i]) + zeros[tile(i)]) · scales[tile(i)]; scales.shape =
-// spec.scale_shape(rows, cols). Spec and shape never change; payload and scales may be rewritten by
-// the Parameter or optimizer state that owns them.
+// spec.scale_shape(rows, cols). The payload is [rows, cols]; packed, each row is padded to a whole
+// byte: U4x2 [rows, cols + cols % 2], even columns in the low nibble. Spec and shape never change;
+// payload and scales may be rewritten by the Parameter or optimizer state that owns them.
 #pragma once
 
 #include <optional>
@@ -39,7 +40,8 @@ class QTensor {
   Tensor scales_f32() const;  // decoded; itself when they are F32
   std::int64_t bytes() const;
 
-  // The transposed matrix: a view of the payload (not K-major) with transposed scales and spec.
+  // The transposed matrix: a view of the payload (not K-major; packed codes are copied) with
+  // transposed scales and spec.
   QTensor t() const;
   // The same with the payload copied K-major; what an 8-bit product needs.
   QTensor t_contiguous() const;
@@ -56,7 +58,11 @@ class Encoded {
   Encoded() = default;
   explicit Encoded(Tensor dense) : dense_(std::move(dense)) {}
   const Tensor& dense() const { return dense_; }  // may be undefined
-  void add(QTensor q) { encodings_.push_back(std::move(q)); }
+  // `transposed`: q encodes the matrix's transpose.
+  void add(QTensor q, bool transposed = false) {
+    encodings_.push_back(std::move(q));
+    transposed_.push_back(transposed);
+  }
   // The encoding with exactly this spec of the matrix (or, transposed, of its transpose), or null.
   const QTensor* find(const QuantSpec& spec, bool transposed = false) const;
   const std::vector<QTensor>& encodings() const { return encodings_; }
@@ -64,6 +70,7 @@ class Encoded {
  private:
   Tensor dense_;
   std::vector<QTensor> encodings_;
+  std::vector<bool> transposed_;
 };
 
 // What travels on the tape and into products. Sparse24 becomes the fourth alternative.

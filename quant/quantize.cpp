@@ -1,0 +1,96 @@
+#include <utility>
+
+#include "quant/kernels.h"
+#include "quant/qtensor.h"
+#include "quant/scales.h"
+
+namespace nibble {
+namespace {
+
+Tensor matrix_of(const char* op, const Tensor& x) {
+  NIBBLE_CHECK(is_float(x.dtype()), op, "got {}, expected f64, f32 or bf16", describe(x));
+  const Tensor whole = x.is_contiguous() ? x : x.clone();
+  return whole.view({x.rows(), x.cols()});
+}
+
+void write_codes(QTensor& q, const Tensor& x, const RngKey& key) {
+  const QuantSpec& spec = q.spec();
+  const Tensor steps = q.scales_f32();
+  if (!spec.packed) {
+    NIBBLE_DISPATCH(x.device(), quant_encode(q.payload(), x, steps, q.zeros(), spec, key));
+    return;
+  }
+  Tensor codes = Tensor::empty(q.shape(), spec.format.payload(), x.device());
+  NIBBLE_DISPATCH(x.device(), quant_encode(codes, x, steps, q.zeros(), spec, key));
+  NIBBLE_DISPATCH(x.device(), quant_pack(q.payload(), codes));
+}
+
+void write(QTensor& q, const Tensor& x, const RngKey& key) {
+  if (x.numel() == 0) return;
+  Scales{q.scales(), q.zeros(), q.global_scale()}.compute(x, q.spec());
+  write_codes(q, x, key);
+}
+
+}  // namespace
+
+QTensor quantize(const Tensor& x, const QuantSpec& spec, const RngKey& key, bool transposed) {
+  const Tensor matrix = matrix_of("quantize", x);
+  // Encoding in x's own orientation and turning the codes keeps the noise tied to x's elements.
+  QTensor q =
+      QTensor::empty(transposed ? spec.t() : spec, matrix.size(0), matrix.size(1), matrix.device());
+  write(q, matrix, key);
+  return transposed ? q.t_contiguous() : q;
+}
+
+void quantize_into(QTensor& q, const Tensor& x, const RngKey& key) {
+  const Tensor matrix = matrix_of("quantize_into", x);
+  NIBBLE_CHECK(matrix.shape() == q.shape(), "quantize_into", "got {} for a quantized {}",
+               describe(x), q.shape());
+  NIBBLE_CHECK(matrix.device() == q.device(), "quantize_into", "got {} for codes on {}",
+               describe(x), q.device());
+  NIBBLE_CHECK(q.payload().is_contiguous() && q.scales().is_contiguous(), "quantize_into",
+               "the codes are a transposed view; write to the tensor that owns them");
+  write(q, matrix, key);
+  q.payload().bump_version();
+  q.scales().bump_version();
+}
+
+std::pair<QTensor, QTensor> quantize_pair(const Tensor& x, const QuantSpec& spec,
+                                          const QuantSpec& spec_t, const RngKey& key) {
+  const Tensor matrix = matrix_of("quantize_pair", x);
+  QTensor q = quantize(matrix, spec, key);
+  if (spec_t == spec.t()) {
+    QTensor turned = q.t_contiguous();
+    return {std::move(q), std::move(turned)};
+  }
+  return {std::move(q), quantize(matrix, spec_t, key, true)};
+}
+
+Tensor dequantize(const QTensor& q, DType dtype) {
+  NIBBLE_CHECK(is_float(dtype), "dequantize", "got dtype {}, expected f64, f32 or bf16", dtype);
+  if (!q.payload().is_contiguous()) return dequantize(q.t().t_contiguous(), dtype);
+  Tensor y = Tensor::empty(q.shape(), dtype, q.device());
+  if (y.numel() == 0) return y;
+  Tensor codes = q.payload();
+  if (q.spec().packed) {
+    codes = Tensor::empty(q.shape(), q.spec().format.payload(), q.device());
+    NIBBLE_DISPATCH(q.device(), quant_unpack(codes, q.payload()));
+  }
+  NIBBLE_DISPATCH(q.device(), quant_decode(y, codes, q.scales_f32(), q.zeros(), q.spec()));
+  return y;
+}
+
+Tensor fake_quantize(const Tensor& x, const QuantSpec& spec, const RngKey& key) {
+  const Tensor matrix = matrix_of("fake_quantize", x);
+  spec.validate();
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  if (x.numel() == 0) return y;
+  Tensor flat = y.view(matrix.shape());
+  Scales scales = Scales::empty(spec, matrix.size(0), matrix.size(1), x.device());
+  scales.compute(matrix, spec);
+  NIBBLE_DISPATCH(x.device(),
+                  quant_roundtrip(flat, matrix, scales.steps(spec), scales.zeros, spec, key));
+  return y;
+}
+
+}  // namespace nibble

@@ -1,0 +1,24 @@
+// The scale tensors of a QTensor without its codes: what a simulated product computes, uses and
+// drops.
+#pragma once
+
+#include "quant/spec.h"
+#include "tensor/tensor.h"
+
+namespace nibble {
+
+DType scale_dtype(ScaleType scale);
+
+struct Scales {
+  Tensor stored;  // [spec.scale_shape], scale_dtype(spec.scale)
+  Tensor zeros;   // F32, the same shape; asymmetric only
+  Tensor global;  // F32 [1]; TwoLevel only
+
+  // Zeroed tensors for a [rows, cols] matrix.
+  static Scales empty(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, Device device);
+  // Fills them from x [rows, cols]: ranges, floor, steps, rounding to the stored type.
+  void compute(const Tensor& x, const QuantSpec& spec);
+  Tensor steps(const QuantSpec& spec) const;  // F32; `stored` itself when it is that
+};
+
+}  // namespace nibble
