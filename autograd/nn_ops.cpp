@@ -1,0 +1,174 @@
+// Products, norms, attention and losses.
+#include "autograd/context.h"
+#include "autograd/ops.h"
+
+namespace nibble {
+namespace {
+
+// y = a·b;  da = dy·bᵀ, db = aᵀ·dy (batch dimensions that were broadcast are summed by Grads::add)
+struct Matmul {
+  static constexpr const char* name = "matmul";
+  Saved a, b;
+  void backward(Grads& g) const {
+    if (g.wants(0)) g.add(0, ops::matmul(g.out(), b.get().transpose(-2, -1)));
+    if (g.wants(1)) g.add(1, ops::matmul(a.get().transpose(-2, -1), g.out()));
+  }
+};
+
+// Gradients of norm parameters go straight into their buffers, zeroed first unless there is
+// something.
+Tensor accumulator(Grads& g, int input) {
+  if (!g.wants(input)) return Tensor();
+  Grads::Sink sink = g.sink(input);
+  if (!sink.accumulate) sink.destination.fill(0);
+  return sink.destination;
+}
+
+// x̂ = (x − μ)·r;  dx = r(γdy − mean(γdy) − x̂·mean(γdy·x̂)), dγ = Σ dy·x̂, dβ = Σ dy
+struct LayerNormNode {
+  static constexpr const char* name = "layer_norm";
+  Saved x;
+  Tensor mean, rstd;
+  Parameter* gamma;
+  void backward(Grads& g) const {
+    const Tensor rows = x.get().flatten_rows();
+    Tensor dx = g.wants(0) ? Tensor::empty(rows.shape(), rows.dtype(), rows.device()) : Tensor();
+    Tensor dgamma = accumulator(g, 1), dbeta = accumulator(g, 2);
+    NIBBLE_DISPATCH(rows.device(),
+                    layer_norm_backward(dx, dgamma, dbeta, ops::contiguous(g.out()).flatten_rows(),
+                                        rows, gamma->dense(rows.dtype()), mean, rstd));
+    if (dx.defined()) g.add(0, dx.view(g.input_shape(0)));
+  }
+};
+
+// dx = r(γdy − x̂·mean(γdy·x̂)), dγ = Σ dy·x̂
+struct RmsNormNode {
+  static constexpr const char* name = "rms_norm";
+  Saved x;
+  Tensor rstd;
+  Parameter* gamma;
+  void backward(Grads& g) const {
+    const Tensor rows = x.get().flatten_rows();
+    Tensor dx = g.wants(0) ? Tensor::empty(rows.shape(), rows.dtype(), rows.device()) : Tensor();
+    Tensor dgamma = accumulator(g, 1);
+    NIBBLE_DISPATCH(rows.device(),
+                    rms_norm_backward(dx, dgamma, ops::contiguous(g.out()).flatten_rows(), rows,
+                                      gamma->dense(rows.dtype()), rstd));
+    if (dx.defined()) g.add(0, dx.view(g.input_shape(0)));
+  }
+};
+
+// P = softmax(s·q·kᵀ), out = P·v;  dv = Pᵀ·dout, dS = P ∘ (dout·vᵀ − rowsum(dout ∘ out)),
+// dq = s·dS·k, dk = s·dSᵀ·q, with P recomputed from the saved log-sum-exp
+struct AttentionNode {
+  static constexpr const char* name = "attention";
+  Saved q, k, v, out;
+  Tensor lse;
+  AttentionOptions options;
+  void backward(Grads& g) const {
+    Tensor dq = like(q), dk = like(k), dv = like(v);
+    NIBBLE_DISPATCH(lse.device(), attention_backward(dq, dk, dv, ops::contiguous(g.out()), q, k, v,
+                                                     out, lse, options));
+    g.add(0, dq);
+    g.add(1, dk);
+    g.add(2, dv);
+  }
+  static Tensor like(const Tensor& x) { return Tensor::empty(x.shape(), x.dtype(), x.device()); }
+};
+
+// The same on [B, T, 3, H, D], whose gradient is one tensor.
+struct SelfAttentionNode {
+  static constexpr const char* name = "self_attention";
+  Saved qkv, out;
+  Tensor lse;
+  AttentionOptions options;
+  void backward(Grads& g) const {
+    const Tensor packed = qkv;
+    Tensor d = Tensor::empty(packed.shape(), packed.dtype(), packed.device());
+    Tensor dq = d.select(2, 0), dk = d.select(2, 1), dv = d.select(2, 2);
+    const Tensor dout = ops::contiguous(g.out()).view(out.get().shape());
+    NIBBLE_DISPATCH(packed.device(),
+                    attention_backward(dq, dk, dv, dout, packed.select(2, 0), packed.select(2, 1),
+                                       packed.select(2, 2), out, lse, options));
+    g.add(0, d.view(g.input_shape(0)));
+  }
+};
+
+AttentionOptions attention_options(bool causal, double p) {
+  NIBBLE_CHECK(p >= 0 && p < 1, "attention", "got dropout {}, expected [0, 1)", p);
+  const double active = forward_context().training ? p : 0;
+  return {.scale = 0, .causal = causal, .dropout = active, .key = random_key("attention")};
+}
+
+}  // namespace
+
+Var matmul(const Var& a, const Var& b) {
+  return record<Matmul>({&a, &b}, ops::matmul(a.tensor(), b.tensor()), [&] {
+    return Matmul{b.tracked() ? Saved(a.tensor()) : Saved(),
+                  a.tracked() ? Saved(b.tensor()) : Saved()};
+  });
+}
+
+Var layer_norm(const Var& x, Parameter& gamma, Parameter* beta, double epsilon) {
+  const Tensor input = ops::contiguous(x.tensor());
+  const DType dtype = input.dtype();
+  ops::NormResult r =
+      ops::layer_norm(input, gamma.dense(dtype), beta ? beta->dense(dtype) : Tensor(), epsilon);
+  const Var gamma_var(gamma), beta_var = beta ? Var(*beta) : Var();
+  return record<LayerNormNode>({&x, &gamma_var, &beta_var}, r.y, [&] {
+    return LayerNormNode{Saved(input), r.mean, r.rstd, &gamma};
+  });
+}
+
+Var rms_norm(const Var& x, Parameter& gamma, double epsilon) {
+  const Tensor input = ops::contiguous(x.tensor());
+  ops::NormResult r = ops::rms_norm(input, gamma.dense(input.dtype()), epsilon);
+  const Var gamma_var(gamma);
+  return record<RmsNormNode>({&x, &gamma_var}, r.y, [&] {
+    return RmsNormNode{Saved(input), r.rstd, &gamma};
+  });
+}
+
+Var self_attention(const Var& qkv, int heads, bool causal, double dropout_p) {
+  const Tensor x = ops::contiguous(qkv.tensor());
+  NIBBLE_CHECK(x.rank() == 3 && heads > 0 && x.size(2) % (3 * heads) == 0, "self_attention",
+               "got {} for {} heads, expected [B, T, 3·heads·D]", x.shape(), heads);
+  const std::int64_t width = x.size(2) / 3;
+  const Tensor packed = x.view({x.size(0), x.size(1), 3, heads, width / heads});
+  const AttentionOptions options = attention_options(causal, dropout_p);
+  ops::AttentionResult r =
+      ops::attention(packed.select(2, 0), packed.select(2, 1), packed.select(2, 2), options);
+  return record<SelfAttentionNode>({&qkv}, r.out.view({x.size(0), x.size(1), width}), [&] {
+    return SelfAttentionNode{Saved(packed), Saved(r.out), r.lse, options};
+  });
+}
+
+Var attention(const Var& q, const Var& k, const Var& v, bool causal, double dropout_p) {
+  const AttentionOptions options = attention_options(causal, dropout_p);
+  ops::AttentionResult r = ops::attention(q.tensor(), k.tensor(), v.tensor(), options);
+  return record<AttentionNode>({&q, &k, &v}, r.out, [&] {
+    return AttentionNode{
+        Saved(q.tensor()), Saved(k.tensor()), Saved(v.tensor()), Saved(r.out), r.lse, options};
+  });
+}
+
+Var cross_entropy(const Var& logits, const Tensor& targets) {
+  const std::int64_t rows = logits.tensor().rows();
+  NIBBLE_CHECK(targets.dtype() == DType::I32 && targets.numel() == rows, "cross_entropy",
+               "got targets {} for logits {}, expected one i32 a row", describe(targets),
+               logits.shape());
+  const DType dtype = logits.dtype();
+  const Tensor t = ops::contiguous(targets).view({rows});
+  const Tensor zero = Tensor::zeros({1}, dtype, t.device());
+  const Tensor ignored = ops::less(t.to(dtype), zero);
+  const Tensor weights = ops::where(ignored, zero, Tensor::full({1}, 1, dtype, t.device()));
+  const Tensor index =
+      ops::maximum(t.to(DType::F64), Tensor::zeros({1}, DType::F64, t.device())).to(DType::I32);
+  const Var picked = take_along_last(log_softmax(reshape(logits, {rows, logits.size(-1)})), index);
+  const Tensor count = ops::maximum(ops::sum(weights), Tensor::full({}, 1, dtype, t.device()));
+  return -(sum(picked * Var(weights)) / Var(count));
+}
+
+Var mse_loss(const Var& prediction, const Var& target) { return mean(square(prediction - target)); }
+
+}  // namespace nibble
