@@ -140,6 +140,7 @@ Var linear_cross_entropy(const Var& x, Parameter& weight, const Tensor& targets,
   NIBBLE_CHECK(targets.dtype() == DType::I32 && targets.numel() == x.tensor().rows(),
                "linear_cross_entropy", "got targets {} for x {}, expected one i32 a row",
                describe(targets), x.shape());
+  ops::check_targets(targets, w[0]);
   NIBBLE_CHECK(options.vocab_chunk > 0, "linear_cross_entropy",
                "got vocab_chunk {}, expected a positive one", options.vocab_chunk);
   NIBBLE_CHECK(!recipe.fprop.lhs.custom && !recipe.fprop.rhs.custom && !recipe.dgrad.lhs.custom &&

@@ -96,6 +96,9 @@ AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v,
 struct CrossEntropyState {
   Tensor max, sum, target_logit;
 };
+// Throws unless every target is -1 (ignored) or a class. Targets on a GPU are not read: that would
+// synchronise.
+void check_targets(const Tensor& targets, std::int64_t classes);
 CrossEntropyState cross_entropy_begin(std::int64_t rows, DType dtype, Device device);
 void cross_entropy_update(CrossEntropyState& state, const Tensor& logits, const Tensor& targets,
                           std::int64_t begin);

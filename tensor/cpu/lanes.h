@@ -2,11 +2,13 @@
 // order is the same on every machine and at every vector width.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <limits>
 
 #include "tensor/dtype.h"
+#include "tensor/scalar_math.h"
 
 namespace nibble::cpu {
 
@@ -57,6 +59,21 @@ template <class C, class T>
 C lane_max(const T* x, std::int64_t n) {
   return lane_fold<C>(
       n, MaxFold{}, [](C v) { return v; }, x);
+}
+
+// Σ e^(x − m), a block at a time: exponentials into a buffer, then its lane sum.
+template <class C, class T>
+C lane_exp_sum(const T* x, std::int64_t n, C m) {
+  constexpr std::int64_t kBlock = 512;
+  std::array<C, kBlock> buffer;
+  C total = 0;
+  for (std::int64_t begin = 0; begin < n; begin += kBlock) {
+    const std::int64_t count = std::min(kBlock, n - begin);
+    for (std::int64_t i = 0; i < count; ++i)
+      buffer[i] = scalar::exp(static_cast<C>(x[begin + i]) - m);
+    total += lane_sum<C>(buffer.data(), count);
+  }
+  return total;
 }
 
 }  // namespace nibble::cpu

@@ -17,21 +17,6 @@ void for_rows(const Tensor& x, F row) {
   });
 }
 
-// Σ e^(x − m), a block at a time: exponentials into a buffer, then its lane sum.
-template <class C, class T>
-C exp_sum(const T* x, std::int64_t n, C m) {
-  constexpr std::int64_t kBlock = 512;
-  std::array<C, kBlock> buffer;
-  C total = 0;
-  for (std::int64_t begin = 0; begin < n; begin += kBlock) {
-    const std::int64_t count = std::min(kBlock, n - begin);
-    map_range(
-        buffer.data(), 0, count, [m](C v) { return scalar::exp(v - m); }, x + begin);
-    total += lane_sum<C>(buffer.data(), count);
-  }
-  return total;
-}
-
 template <class C, class T>
 C dot(const T* a, const T* b, std::int64_t n) {
   return lane_fold<C>(
@@ -92,7 +77,7 @@ void log_softmax(Tensor& y, const Tensor& x) {
     for_rows(x, [=](std::int64_t r) {
       const T* from = in + r * n;
       const C m = lane_max<C>(from, n);
-      const C log_sum = std::log(exp_sum(from, n, m));
+      const C log_sum = std::log(lane_exp_sum(from, n, m));
       map_range(
           out + r * n, 0, n, [m, log_sum](C v) { return (v - m) - log_sum; }, from);
     });
