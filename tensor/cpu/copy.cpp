@@ -54,8 +54,8 @@ void copy_row(To* y, std::int64_t sy, const From* x, std::int64_t sx, std::int64
     for (std::int64_t i = 0; i < n; ++i) y[i * sy] = converted<To>(x[i * sx]);
 }
 
-// The innermost dimension is y's; `fast` is the one along which x is dense. Tiles keep the lines of
-// both in L1.
+// The innermost dimension is y's; `fast` is the one along which x is dense. Going through a tile
+// touches every cache line of both once, also when a power-of-two stride maps them to one set.
 template <class To, class From>
 void copy_tiled(To* y, const From* x, const Strided<2>& s, int fast) {
   constexpr std::int64_t kTile = 32;
@@ -68,14 +68,16 @@ void copy_tiled(To* y, const From* x, const Strided<2>& s, int fast) {
   const std::int64_t bands = (rows + kTile - 1) / kTile;
   const std::int64_t grain = std::max<std::int64_t>(1, kGrain / (kTile * cols));
   parallel_for(outer.numel() * bands, grain, [&](std::int64_t begin, std::int64_t end) {
+    std::array<To, kTile * kTile> tile;
     for (std::int64_t job = begin; job < end; ++job) {
       const std::int64_t r0 = job % bands * kTile, r1 = std::min(r0 + kTile, rows);
       walk_rows(outer, job / bands, job / bands + 1, [&](std::int64_t, const auto& at, auto) {
         for (std::int64_t c0 = 0; c0 < cols; c0 += kTile) {
           const std::int64_t c1 = std::min(c0 + kTile, cols);
+          for (std::int64_t c = c0; c < c1; ++c)
+            copy_row(tile.data() + (c - c0) * kTile, 1, x + at[1] + r0 * rx + c * cx, rx, r1 - r0);
           for (std::int64_t r = r0; r < r1; ++r)
-            for (std::int64_t c = c0; c < c1; ++c)
-              y[at[0] + r * ry + c * cy] = converted<To>(x[at[1] + r * rx + c * cx]);
+            copy_row(y + at[0] + r * ry + c0 * cy, cy, tile.data() + (r - r0), kTile, c1 - c0);
         }
       });
     }
@@ -152,7 +154,7 @@ void fill(Tensor& y, double value) {
       walk_rows(s, begin, end, [&](std::int64_t, const auto& at, std::int64_t n) {
         T* p = data + at[0];
         if (step == 1)
-          std::fill(p, p + n, v);
+          for (std::int64_t i = 0; i < n; ++i) p[i] = v;
         else
           for (std::int64_t i = 0; i < n; ++i) p[i * step] = v;
       });

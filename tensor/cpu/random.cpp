@@ -28,34 +28,19 @@ constexpr std::int64_t kDrawBatch = 8 * kBlocks;
 
 void draw_batch(const RngKey& key, std::uint32_t step, std::uint64_t first_block,
                 std::array<std::uint16_t, kDrawBatch>& out) {
-  using Words = std::array<std::uint32_t, kBlocks>;
-  Words c0, c1, c2, c3;
+  std::array<std::array<std::uint32_t, kBlocks>, 4> words;
   for (int b = 0; b < kBlocks; ++b) {
     const std::uint64_t block = first_block + static_cast<std::uint64_t>(b);
-    c0[b] = static_cast<std::uint32_t>(block);
-    c1[b] = static_cast<std::uint32_t>(block >> 32);
-    c2[b] = key.site;
-    c3[b] = step;
+    const Philox p =
+        philox4x32_10(static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32),
+                      key.site, step, key.seed);
+    for (int w = 0; w < 4; ++w) words[w][b] = p.v[w];
   }
-  auto k0 = static_cast<std::uint32_t>(key.seed), k1 = static_cast<std::uint32_t>(key.seed >> 32);
-  for (int round = 0; round < 10; ++round) {
-    for (int b = 0; b < kBlocks; ++b) {
-      const std::uint64_t p = 0xD2511F53ull * c0[b], q = 0xCD9E8D57ull * c2[b];
-      c0[b] = static_cast<std::uint32_t>(q >> 32) ^ c1[b] ^ k0;
-      c1[b] = static_cast<std::uint32_t>(q);
-      c2[b] = static_cast<std::uint32_t>(p >> 32) ^ c3[b] ^ k1;
-      c3[b] = static_cast<std::uint32_t>(p);
-    }
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
-  for (int b = 0; b < kBlocks; ++b) {
-    const std::array<std::uint32_t, 4> words{c0[b], c1[b], c2[b], c3[b]};
+  for (int b = 0; b < kBlocks; ++b)
     for (int w = 0; w < 4; ++w) {
-      out[8 * b + 2 * w] = static_cast<std::uint16_t>(words[w]);
-      out[8 * b + 2 * w + 1] = static_cast<std::uint16_t>(words[w] >> 16);
+      out[8 * b + 2 * w] = static_cast<std::uint16_t>(words[w][b]);
+      out[8 * b + 2 * w + 1] = static_cast<std::uint16_t>(words[w][b] >> 16);
     }
-  }
 }
 
 }  // namespace
@@ -84,9 +69,9 @@ void random_normal(Tensor& y, double mean, double stddev, const RngKey& key) {
       const double w1 = words[static_cast<std::size_t>(j + 1)];
       const double radius = std::sqrt(-2.0 * std::log((w0 + 1.0) * kUnit));
       const double angle = 2.0 * std::numbers::pi * (w1 * kUnit);
-      out[i + j] = static_cast<float>(std::fma(stddev, radius * std::cos(angle), mean));
-      if (j + 1 < count)
-        out[i + j + 1] = static_cast<float>(std::fma(stddev, radius * std::sin(angle), mean));
+      const double z0 = radius * std::cos(angle), z1 = radius * std::sin(angle);
+      out[i + j] = static_cast<float>(std::fma(stddev, z0, mean));
+      if (j + 1 < count) out[i + j + 1] = static_cast<float>(std::fma(stddev, z1, mean));
     }
   });
 }

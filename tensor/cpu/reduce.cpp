@@ -46,7 +46,7 @@ void fold_rows(const T* x, std::int64_t rows, std::int64_t n, Fold fold, Emit em
 template <class C, class T, class Fold, class Emit>
 void fold_columns(const T* x, std::int64_t outer, std::int64_t n, std::int64_t inner, Fold fold,
                   Emit emit) {
-  constexpr std::int64_t kBand = 512, kColumns = 256;
+  constexpr std::int64_t kBand = 512, kColumns = 1024;
   const std::int64_t bands = std::max<std::int64_t>(1, pieces_of(n, kBand));
   const std::int64_t blocks = pieces_of(inner, kColumns);
   std::vector<C> partial(static_cast<std::size_t>(outer * bands * inner));
@@ -59,11 +59,16 @@ void fold_columns(const T* x, std::int64_t outer, std::int64_t n, std::int64_t i
       const std::int64_t c0 = job % blocks * kColumns, width = std::min(kColumns, inner - c0);
       C* total = partial.data() + slab * inner + c0;
       std::fill(total, total + width, Fold::template initial<C>());
-      for (std::int64_t r = r0; r < r1; ++r) {
-        const T* row = x + (o * n + r) * inner + c0;
-#pragma GCC ivdep
-        for (std::int64_t c = 0; c < width; ++c) total[c] = fold(total[c], static_cast<C>(row[c]));
-      }
+      const T* row = x + (o * n + r0) * inner + c0;
+      std::int64_t r = r0;
+      for (; r + 4 <= r1; r += 4, row += 4 * inner)  // a quarter of the loads and stores of totals
+        map_range(
+            total, 0, width,
+            [fold](C t, C p, C q, C u, C v) { return fold(t, fold(fold(p, q), fold(u, v))); },
+            total, row, row + inner, row + 2 * inner, row + 3 * inner);
+      for (; r < r1; ++r, row += inner)
+        map_range(
+            total, 0, width, [fold](C t, C v) { return fold(t, v); }, total, row);
     }
   });
   parallel_for(outer * inner, row_grain(bands), [&](std::int64_t begin, std::int64_t end) {
