@@ -81,8 +81,7 @@ suite() { # STAGE: runs every test of $root/STAGE
   read -r p f s <<< "$(python3 tests/summarize.py "$log")"
   ((f == 0 && (status != 0 || p == 0))) && f=1
   if ((f)); then
-    grep -E -B2 -A12 'ERROR:|FATAL|runtime error|AddressSanitizer|Traceback|[1-9][0-9]* failed' "$log" | head -150
-    sed -n '/tests failed out of/,$p' "$log"
+    python3 tests/summarize.py "$log" --failures
   fi
   add "$1" "$p" "$f" "$s"
 }

@@ -38,6 +38,12 @@ class Summarize(unittest.TestCase):
     def test_counts_cases_scripts_crashes_and_leaks(self):
         self.assertEqual(summarize.summarize(LOG), (6 + 1 + 4 + 3, 1 + 1 + 1, 1 + 2 + 1))
 
+    def test_failures_are_shown_with_their_output(self):
+        shown = "\n".join(summarize.failures(LOG))
+        for part in ("quant: 1 failed", "LeakSanitizer", "cli: 1 failed"):
+            self.assertIn(part, shown)
+        self.assertNotIn("tensor", shown)
+
     def test_nothing_ran(self):
         self.assertEqual(summarize.summarize("No tests were found!!!\n"), (0, 0, 0))
 
