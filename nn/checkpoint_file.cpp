@@ -1,0 +1,98 @@
+#include "nn/checkpoint_file.h"
+
+#include <xxhash.h>
+
+#include <nlohmann/json.hpp>
+#include <set>
+
+namespace nibble {
+namespace {
+
+// Streams the bytes in file order, so that saving needs no copy of the tensors.
+class Checksum {
+ public:
+  Checksum() : state_(XXH64_createState()) { XXH64_reset(state_, 0); }
+  ~Checksum() { XXH64_freeState(state_); }
+  Checksum(const Checksum&) = delete;
+  Checksum& operator=(const Checksum&) = delete;
+  void add(const void* data, std::size_t bytes) {
+    if (bytes) XXH64_update(state_, data, bytes);
+  }
+  std::string hex() const { return fmt::format("{:016x}", XXH64_digest(state_)); }
+
+ private:
+  XXH64_state_t* state_;
+};
+
+}  // namespace
+
+void save_checkpoint(const std::filesystem::path& path, const nlohmann::json& state,
+                     const NamedTensors& tensors) {
+  const std::string text = state.dump();
+  Checksum sum;
+  sum.add(text.data(), text.size());
+  for (const auto& [name, t] : tensors) {
+    sum.add(name.data(), name.size());
+    sum.add(t.raw(), static_cast<std::size_t>(t.bytes()));
+  }
+  const nlohmann::json envelope = {{"version", kCheckpointVersion}, {"xxh64", sum.hex()}};
+  write_safetensors(path, tensors, {{"nibble", envelope.dump()}, {"state", text}});
+}
+
+Checkpoint::Checkpoint() = default;
+Checkpoint::~Checkpoint() = default;
+Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
+const nlohmann::json& Checkpoint::state() const { return *state_; }
+
+Checkpoint Checkpoint::open(const std::filesystem::path& path) {
+  const std::string name = path.string();
+  Checkpoint c;
+  try {
+    c.file_ = std::make_unique<SafetensorsFile>(path);
+  } catch (const Error& e) {
+    fail("checkpoint", "{} is damaged or no checkpoint ({})", name, e.what());
+  }
+  const Metadata& metadata = c.file_->metadata();
+  const auto envelope_text = metadata.find("nibble"), state_text = metadata.find("state");
+  NIBBLE_CHECK(
+      envelope_text != metadata.end() && state_text != metadata.end(), "checkpoint",
+      "{} is a safetensors file without a nibble state; nibble import reads foreign weights", name);
+  const nlohmann::json envelope = nlohmann::json::parse(envelope_text->second, nullptr, false);
+  NIBBLE_CHECK(envelope.is_object() && envelope.value("version", 0) > 0, "checkpoint",
+               "{}: damaged metadata", name);
+  NIBBLE_CHECK(
+      envelope.value("version", 0) <= kCheckpointVersion, "checkpoint",
+      "{} was written by a newer version: got format {}, expected at most {}; update nibble", name,
+      envelope.value("version", 0), kCheckpointVersion);
+  Checksum sum;
+  sum.add(state_text->second.data(), state_text->second.size());
+  for (const SafetensorsFile::Entry& e : c.file_->entries()) {
+    sum.add(e.name.data(), e.name.size());
+    sum.add(c.file_->bytes(e).data(), c.file_->bytes(e).size());
+  }
+  NIBBLE_CHECK(envelope.value("xxh64", "") == sum.hex(), "checkpoint",
+               "{} is corrupt: got checksum {}, expected {}", name, sum.hex(),
+               envelope.value("xxh64", ""));
+  c.state_ =
+      std::make_unique<nlohmann::json>(nlohmann::json::parse(state_text->second, nullptr, false));
+  NIBBLE_CHECK(c.state_->is_object(), "checkpoint", "{}: damaged state", name);
+  return c;
+}
+
+void Checkpoint::restore(NamedTensors tensors, bool exact) const {
+  const std::string file = file_->path().string();
+  std::set<std::string_view> wanted;
+  for (auto& [name, tensor] : tensors) {
+    const SafetensorsFile::Entry* e = file_->find(name);
+    NIBBLE_CHECK(e, "checkpoint",
+                 "{} holds no tensor '{}'; was it written with another configuration?", file, name);
+    file_->read_into(*e, tensor);
+    wanted.insert(name);
+  }
+  if (!exact) return;
+  for (const SafetensorsFile::Entry& e : file_->entries())
+    NIBBLE_CHECK(wanted.contains(e.name), "checkpoint",
+                 "{} holds '{}', which this run does not have", file, e.name);
+}
+
+}  // namespace nibble
