@@ -1,0 +1,4 @@
+nibble_test(data
+  SOURCES test_data_tokenizer.cpp test_data_text.cpp test_data_shard.cpp test_data_tokenize.cpp
+          test_data_loader.cpp
+  LINK nibble::data ZLIB::ZLIB LibLZMA::LibLZMA)
