@@ -21,4 +21,8 @@ struct ClassifierOptions {
 Var linear_cross_entropy(const Var& x, Parameter& weight, const Tensor& targets,
                          const LinearRecipe& recipe, const ClassifierOptions& options = {});
 
+// The losses themselves, one a row, 0 where ignored; nothing is recorded. For evaluation.
+Tensor classifier_losses(const Tensor& x, Parameter& weight, const Tensor& targets,
+                         const LinearRecipe& recipe, const ClassifierOptions& options = {});
+
 }  // namespace nibble

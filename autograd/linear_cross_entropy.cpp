@@ -129,65 +129,86 @@ Tensor counted(const Tensor& targets, DType dtype) {
   return ops::where(ops::less(t, zero), zero, one);
 }
 
-}  // namespace
+// Everything the forward pass finds out, by chunks of the vocabulary.
+struct Forward {
+  Tensor input, rows, targets, logits, lse, target_logit, weights;
+  RngKey x_key, w_key;
+  std::vector<RngKey> chunk_keys;
+  std::int64_t chunk;
+  DType dtype;
+};
 
-Var linear_cross_entropy(const Var& x, Parameter& weight, const Tensor& targets,
-                         const LinearRecipe& recipe, const ClassifierOptions& options) {
+Forward run_forward(const Tensor& x, Parameter& weight, const Tensor& targets,
+                    const LinearRecipe& recipe, const ClassifierOptions& options) {
   const Shape w = weight.shape();
   NIBBLE_CHECK(w.rank() == 2 && x.size(-1) == w[1], "linear_cross_entropy",
                "got x {} and weight {} ({}), expected [..., C] and [V, C]", x.shape(), w,
                weight.name);
-  NIBBLE_CHECK(targets.dtype() == DType::I32 && targets.numel() == x.tensor().rows(),
-               "linear_cross_entropy", "got targets {} for x {}, expected one i32 a row",
-               describe(targets), x.shape());
-  ops::check_targets(targets, w[0]);
+  NIBBLE_CHECK(targets.dtype() == DType::I32 && targets.numel() == x.rows(), "linear_cross_entropy",
+               "got targets {} for x {}, expected one i32 a row", describe(targets), x.shape());
   NIBBLE_CHECK(options.vocab_chunk > 0, "linear_cross_entropy",
                "got vocab_chunk {}, expected a positive one", options.vocab_chunk);
   NIBBLE_CHECK(!recipe.fprop.lhs.custom && !recipe.fprop.rhs.custom && !recipe.dgrad.lhs.custom &&
                    !recipe.dgrad.rhs.custom && !recipe.wgrad.lhs.custom && !recipe.wgrad.rhs.custom,
                "linear_cross_entropy",
                "custom quantizers are for linear layers; leave lm_head out");
-  const std::int64_t vocab = w[0], chunk = std::min(options.vocab_chunk, vocab);
-  const Tensor input = ops::contiguous(x.tensor());
-  const Tensor rows = input.flatten_rows();
-  const Tensor flat_targets = ops::contiguous(targets).view({rows.size(0)});
-  const DType dtype = rows.dtype() == DType::F64 ? DType::F64 : DType::F32;
-  const RngKey x_key = random_key("x"), w_key = random_key("w");
-
+  const std::int64_t vocab = w[0];
+  Forward s;
+  s.chunk = std::min(options.vocab_chunk, vocab);
+  s.input = ops::contiguous(x);
+  s.rows = s.input.flatten_rows();
+  s.targets = ops::contiguous(targets).view({s.rows.size(0)});
+  s.dtype = s.rows.dtype() == DType::F64 ? DType::F64 : DType::F32;
+  s.x_key = random_key("x");
+  s.w_key = random_key("w");
   const GemmRecipe& f = recipe.fprop;
-  const Value lhs = encode_operand(rows, f.lhs, f.mode, x_key, false, "fprop.lhs");
-  const Value rhs = encode_weight(weight, f.rhs, f.mode, w_key, false, rows.dtype(), "fprop.rhs");
-  ops::CrossEntropyState state = ops::cross_entropy_begin(rows.size(0), dtype, rows.device());
-  Tensor logits;
-  std::vector<RngKey> keys;
-  for (std::int64_t begin = 0; begin < vocab; begin += chunk) {
-    const Value part = slice_rows(rhs, begin, std::min(begin + chunk, vocab));
-    logits = matmul_nt(lhs, part, {.mode = f.mode, .out = dtype, .bias = {}});
-    ops::cross_entropy_update(state, logits, flat_targets, begin);
-    keys.push_back(random_key(fmt::format("dlogits.{}", keys.size())));
+  const Value lhs = encode_operand(s.rows, f.lhs, f.mode, s.x_key, false, "fprop.lhs");
+  const Value rhs =
+      encode_weight(weight, f.rhs, f.mode, s.w_key, false, s.rows.dtype(), "fprop.rhs");
+  ops::CrossEntropyState state = ops::cross_entropy_begin(s.rows.size(0), s.dtype, s.rows.device());
+  for (std::int64_t begin = 0; begin < vocab; begin += s.chunk) {
+    const Value part = slice_rows(rhs, begin, std::min(begin + s.chunk, vocab));
+    s.logits = matmul_nt(lhs, part, {.mode = f.mode, .out = s.dtype, .bias = {}});
+    ops::cross_entropy_update(state, s.logits, s.targets, begin);
+    s.chunk_keys.push_back(random_key(fmt::format("dlogits.{}", s.chunk_keys.size())));
   }
-  const Tensor lse = ops::cross_entropy_lse(state);
-  const Tensor weights = counted(flat_targets, dtype);
-  // 1 / max(count, 1): a batch without targets has loss 0.
-  const Tensor count = ops::maximum(ops::sum(weights), Tensor::full({}, 1, dtype, rows.device()));
-  const Tensor inverse_count = ops::div(Tensor::full({}, 1, dtype, rows.device()), count);
-  const Tensor losses = ops::mul(ops::sub(lse, state.target_logit), weights);
-  Tensor loss = ops::mul(ops::sum(losses), inverse_count);
+  if (s.chunk < vocab) s.logits = Tensor();
+  s.lse = ops::cross_entropy_lse(state);
+  s.target_logit = state.target_logit;
+  s.weights = counted(s.targets, s.dtype);
+  return s;
+}
 
+}  // namespace
+
+Tensor classifier_losses(const Tensor& x, Parameter& weight, const Tensor& targets,
+                         const LinearRecipe& recipe, const ClassifierOptions& options) {
+  const Forward s = run_forward(x, weight, targets, recipe, options);
+  return ops::mul(ops::sub(s.lse, s.target_logit), s.weights);
+}
+
+Var linear_cross_entropy(const Var& x, Parameter& weight, const Tensor& targets,
+                         const LinearRecipe& recipe, const ClassifierOptions& options) {
+  Forward s = run_forward(x.tensor(), weight, targets, recipe, options);
+  const Tensor one = Tensor::full({}, 1, s.dtype, s.rows.device());
+  // 1 / max(count, 1): a batch without targets has loss 0.
+  const Tensor inverse_count = ops::div(one, ops::maximum(ops::sum(s.weights), one));
+  const Tensor losses = ops::mul(ops::sub(s.lse, s.target_logit), s.weights);
+  const Tensor loss = ops::mul(ops::sum(losses), inverse_count);
   const Var weight_var(weight);
   return record<LinearCrossEntropy>({&x, &weight_var}, loss, [&] {
-    return LinearCrossEntropy{.x = Saved(input),
-                              .logits = chunk == vocab ? Saved(logits) : Saved(),
-                              .targets = flat_targets,
-                              .lse = lse,
+    return LinearCrossEntropy{.x = Saved(s.input),
+                              .logits = s.logits.defined() ? Saved(s.logits) : Saved(),
+                              .targets = s.targets,
+                              .lse = s.lse,
                               .inverse_count = inverse_count,
                               .weight = &weight,
                               .recipe = &recipe,
-                              .x_key = x_key,
-                              .w_key = w_key,
-                              .chunk_keys = std::move(keys),
-                              .chunk = chunk,
-                              .dtype = dtype};
+                              .x_key = s.x_key,
+                              .w_key = s.w_key,
+                              .chunk_keys = std::move(s.chunk_keys),
+                              .chunk = s.chunk,
+                              .dtype = s.dtype};
   });
 }
 

@@ -127,6 +127,14 @@ Var Gpt2::loss(const Tensor& ids, const Tensor& targets) {
                               {.vocab_chunk = config_.vocab_chunk});
 }
 
+Tensor Gpt2::token_losses(const Tensor& ids, const Tensor& targets) {
+  const NoGrad no_grad;
+  const Tensor h = hidden(ids).tensor();
+  const ModuleScope scope(head_path_);
+  return classifier_losses(h, lm_head_ ? lm_head_->weight : wte_.weight, targets, head_recipe_,
+                           {.vocab_chunk = config_.vocab_chunk});
+}
+
 Tensor Gpt2::project(const Tensor& rows) {
   const ModuleScope scope(head_path_);
   const Var y = linear(rows, lm_head_ ? lm_head_->weight : wte_.weight, nullptr, head_recipe_);

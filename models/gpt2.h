@@ -37,6 +37,7 @@ class Gpt2 : public LanguageModel {
 
   Var hidden(const Tensor& ids);  // [B, T] → [B, T, C], after the last norm
   Var loss(const Tensor& ids, const Tensor& targets) override;
+  Tensor token_losses(const Tensor& ids, const Tensor& targets) override;
   Tensor next_logits(const Tensor& ids) override;
   Tensor logits(const Tensor& ids);  // [B, T, V], F32; nothing is recorded
   void visit(Visitor& v) override;

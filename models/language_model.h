@@ -13,6 +13,8 @@ class LanguageModel : public Module {
  public:
   // Mean next-token loss (nats) of ids [B, T] against targets [B, T] (−1 = ignored), both I32.
   virtual Var loss(const Tensor& ids, const Tensor& targets) = 0;
+  // Losses of the positions, [B·T] in F32, 0 where ignored. Nothing is recorded.
+  virtual Tensor token_losses(const Tensor& ids, const Tensor& targets) = 0;
   // Logits [B, V] after the last position of ids [B, T], in F32. Nothing is recorded.
   virtual Tensor next_logits(const Tensor& ids) = 0;
   virtual std::int64_t context() const = 0;
