@@ -1,0 +1,129 @@
+// The configuration of a run: what `nibble train` reads, resolves and records.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "apps/config/reader.h"
+#include "apps/config/registry.h"
+#include "models/gpt2.h"
+#include "optim/schedule.h"
+
+namespace nibble::train {
+
+struct ModelConfig {
+  std::string type = "gpt2";
+  std::string
+      size;  // "gpt2" … "gpt2-xl": where layers, heads and width come from when they are null
+  std::optional<std::int64_t> layers, heads, width, context;
+  std::int64_t vocab = 0;  // 0: the dataset's
+  double dropout = 0;      // of embeddings, attention and residuals, unless given apart
+  std::optional<double> embedding_dropout, attention_dropout, residual_dropout;
+  bool tie_embeddings = true;
+  bool checkpoint_blocks = false;
+  std::int64_t vocab_chunk = 8192;
+  std::string gelu = "tanh";
+};
+
+struct DataConfig {
+  std::filesystem::path path;
+  std::int64_t sequence = 0;  // tokens a window; 0: the model's context
+};
+
+enum class NotFinite : std::uint8_t {
+  Stop,  // rerun the batch with a check at every operation, name the first bad tensor, stop
+  Skip,  // leave the step out and count it
+};
+const config::Words<NotFinite>& words_of(NotFinite);
+
+struct TrainerConfig {
+  std::int64_t steps = 1000, batch = 8, accumulation = 1;
+  double lr = 6e-4, lr_floor = 0.1;
+  std::string schedule = "cosine";
+  std::int64_t warmup = 100, decay = 0;
+  double weight_decay = 0.1, clip = 1;
+  std::uint64_t seed = 1;
+  NotFinite on_not_finite = NotFinite::Stop;
+  std::int64_t eval_every = 250, eval_batches = 0;  // 0 batches: the whole split
+  std::int64_t checkpoint_every = 500, keep = 2;
+  std::int64_t log_every = 10, telemetry_every = 0;  // 0: never
+};
+
+struct TrainConfig {
+  ModelConfig model;
+  DataConfig data;
+  std::string recipe = "none";
+  config::Component optimizer{.type = "adamw"};
+  TrainerConfig trainer;
+};
+
+template <class V>
+void visit(V& v, ModelConfig& c) {
+  v("type", c.type);
+  v("size", c.size);
+  v("layers", c.layers, config::at_least(1));
+  v("heads", c.heads, config::at_least(1));
+  v("width", c.width, config::at_least(1));
+  v("context", c.context, config::at_least(1));
+  v("vocab", c.vocab, config::at_least(0));
+  v("dropout", c.dropout, config::half_open(0.0, 1.0));
+  v("embedding_dropout", c.embedding_dropout, config::half_open(0.0, 1.0));
+  v("attention_dropout", c.attention_dropout, config::half_open(0.0, 1.0));
+  v("residual_dropout", c.residual_dropout, config::half_open(0.0, 1.0));
+  v("tie_embeddings", c.tie_embeddings);
+  v("checkpoint_blocks", c.checkpoint_blocks);
+  v("vocab_chunk", c.vocab_chunk, config::at_least(1));
+  v("gelu", c.gelu);
+  v.check(c.type == "gpt2", "type", "got \"{}\" expected \"gpt2\"", c.type);
+  v.check(c.gelu == "tanh" || c.gelu == "erf", "gelu", "got \"{}\" expected \"tanh\" or \"erf\"",
+          c.gelu);
+}
+
+template <class V>
+void visit(V& v, DataConfig& c) {
+  v.required("path", c.path);
+  v("sequence", c.sequence, config::at_least(0));
+}
+
+template <class V>
+void visit(V& v, TrainerConfig& c) {
+  v("steps", c.steps, config::at_least(1));
+  v("batch", c.batch, config::at_least(1));
+  v("accumulation", c.accumulation, config::at_least(1));
+  v("lr", c.lr, config::above(0.0));
+  v("lr_floor", c.lr_floor, config::between(0.0, 1.0));
+  v("schedule", c.schedule);
+  v("warmup", c.warmup, config::at_least(0));
+  v("decay", c.decay, config::at_least(0));
+  v("weight_decay", c.weight_decay, config::at_least(0.0));
+  v("clip", c.clip, config::at_least(0.0));
+  v("seed", c.seed);
+  v("on_not_finite", c.on_not_finite);
+  v("eval_every", c.eval_every, config::at_least(0));
+  v("eval_batches", c.eval_batches, config::at_least(0));
+  v("checkpoint_every", c.checkpoint_every, config::at_least(0));
+  v("keep", c.keep, config::at_least(1));
+  v("log_every", c.log_every, config::at_least(1));
+  v("telemetry_every", c.telemetry_every, config::at_least(0));
+}
+
+template <class V>
+void visit(V& v, TrainConfig& c) {
+  v("model", c.model);
+  v.required("data", c.data);
+  v("recipe", c.recipe);
+  v("optimizer", c.optimizer);
+  v("trainer", c.trainer);
+}
+
+// Reads and checks everything that needs no data: recipe and optimizer words, sizes, the schedule.
+// Recipe and optimizer come back in their resolved form.
+TrainConfig read_config(const Json& json);
+Json write_config(const TrainConfig& config);
+Schedule schedule_of(const TrainerConfig& config);
+Gpt2Config gpt2_of(const ModelConfig& config, std::int64_t dataset_vocab);
+
+}  // namespace nibble::train
