@@ -25,6 +25,7 @@ class Telemetry {
   void record(const std::string& module, const std::string& role, const Tensor& x,
               const Tensor& decoded, const QuantSpec& spec);
   std::map<std::pair<std::string, std::string>, QuantStats> stats() const;
+  bool empty() const { return sums_.empty(); }
   void clear() { sums_.clear(); }
 
  private:

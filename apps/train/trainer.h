@@ -1,5 +1,5 @@
-// The training run: data, model, optimizer, checkpoints, metrics. Everything a run's bits depend on is
-// in its configuration; when it stops and where it logs is not.
+// The training run: data, model, optimizer, checkpoints, metrics. Everything a run's bits depend on
+// is in its configuration; when it stops and where it logs is not.
 #pragma once
 
 #include <cstdio>

@@ -1,0 +1,69 @@
+// One training session: what lives while a run is worked on. Internal to trainer.cpp and its tests.
+#pragma once
+
+#include <chrono>
+#include <memory>
+
+#include "apps/run/events.h"
+#include "apps/run/metrics.h"
+#include "apps/run/progress.h"
+#include "apps/run/run_folder.h"
+#include "apps/run/stop_request.h"
+#include "apps/train/build.h"
+#include "apps/train/checkpoints.h"
+#include "apps/train/evaluate.h"
+#include "apps/train/trainer.h"
+#include "autograd/context.h"
+#include "autograd/telemetry.h"
+#include "data/dataset.h"
+#include "data/loader.h"
+
+namespace nibble::train {
+
+class Session {
+ public:
+  explicit Session(const TrainOptions& options);
+  Outcome run();
+
+ private:
+  struct StepResult {
+    double loss = 0, norm = 0;
+    bool skipped = false;
+  };
+  void restore();
+  void start_from(const std::filesystem::path& path);
+  StepResult step();
+  // One micro-batch, forward and backward; the loss comes back unscaled.
+  double micro_step(const Batch& batch, std::int64_t micro, Tape& tape, Telemetry* telemetry);
+  void handle_not_finite(std::int64_t position, double loss, double norm);
+  void save();
+  void evaluate_now();
+  void log(const StepResult& result, double seconds);
+  void log_telemetry();
+  Json state() const;
+  NamedTensors tensors() const;
+  bool due(std::int64_t every) const { return every > 0 && step_ % every == 0; }
+
+  TrainOptions options_;
+  const TrainConfig& config_;
+  Dataset dataset_;
+  std::unique_ptr<LanguageModel> model_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::vector<Parameter*> parameters_;
+  run::RunFolder folder_;
+  run::StopRequest stop_;
+  std::unique_ptr<TokenLoader> loader_;
+  std::unique_ptr<run::MetricsWriter> metrics_;
+  std::unique_ptr<run::EventWriter> events_;
+  run::ProgressLine progress_;
+  StepState state_;
+  Schedule schedule_;
+  Tape tape_;
+  Telemetry telemetry_;
+  std::int64_t step_ = 0;       // updates finished (skipped ones included)
+  std::int64_t saved_at_ = -1;  // step of the newest checkpoint written or restored
+  std::int64_t sequence_;
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace nibble::train

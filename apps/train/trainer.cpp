@@ -1,0 +1,300 @@
+#include "apps/train/trainer.h"
+
+#include <cmath>
+
+#include "apps/run/run_info.h"
+#include "apps/train/session.h"
+#include "quant/recipe.h"
+#include "tensor/ops.h"
+
+namespace nibble::train {
+namespace {
+
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+std::int64_t sequence_of(const TrainConfig& config, const LanguageModel& model) {
+  const std::int64_t length = config.data.sequence ? config.data.sequence : model.context();
+  NIBBLE_CHECK(length <= model.context(), "train",
+               "data.sequence: got {} tokens, expected at most the context of {}", length,
+               model.context());
+  return length;
+}
+
+// The model is built before the folder is touched: a configuration that cannot work leaves nothing
+// behind.
+std::unique_ptr<LanguageModel> checked_model(const TrainConfig& config, const Dataset& dataset,
+                                             Device device) {
+  check_available(device);
+  NIBBLE_CHECK(!config.model.vocab || config.model.vocab >= dataset.vocab_size, "train",
+               "model.vocab: got {}, expected at least the {} tokens of {}'s tokenizer",
+               config.model.vocab, dataset.vocab_size, config.data.path.string());
+  const MemoryScope scope("parameters");
+  return build_model(config, dataset.vocab_size, device);
+}
+
+}  // namespace
+
+Session::Session(const TrainOptions& options)
+    : options_(options),
+      config_(options_.config),
+      dataset_(read_dataset(config_.data.path)),
+      model_(checked_model(config_, dataset_, options.device)),
+      optimizer_(build_optimizer(config_, *model_)),
+      parameters_(parameters(*model_)),
+      folder_(options.output,
+              options.resume ? run::RunFolder::Mode::Resume : run::RunFolder::Mode::New),
+      progress_(options.log, run::ProgressOptions::for_stream(options.log)),
+      state_(options.device),
+      schedule_(schedule_of(config_.trainer)),
+      sequence_(sequence_of(config_, *model_)) {
+  loader_ = std::make_unique<TokenLoader>(shard_paths(config_.data.path, dataset_.train),
+                                          LoaderOptions{.batch = config_.trainer.batch,
+                                                        .length = sequence_,
+                                                        .vocab_size = model_->vocab(),
+                                                        .order = WindowOrder::Shuffled,
+                                                        .seed = config_.trainer.seed});
+  std::filesystem::create_directories(folder_.checkpoints());
+  if (options_.resume)
+    restore();
+  else if (!options_.init.empty())
+    start_from(options_.init);
+  run::truncate_metrics_after(folder_.metrics(), step_);
+  run::truncate_events_after(folder_.events(), step_);
+  run::record_session(folder_.info(),
+                      run::describe_run(write_config(config_), options_.command,
+                                        fmt::format("{:016x}", content_hash(dataset_))));
+  metrics_ = std::make_unique<run::MetricsWriter>(folder_.metrics());
+  events_ = std::make_unique<run::EventWriter>(folder_.events());
+  if (step_ == 0)
+    events_->text(0, "config", fmt::format("```json\n{}\n```", write_config(config_).dump(2)));
+}
+
+Json Session::state() const {
+  // Nothing that depends on time, machine or folder: two runs of one configuration end in equal
+  // bytes.
+  Json config = write_config(config_);
+  return {{"config", config},
+          {"vocab", dataset_.vocab_size},
+          {"data_hash", fmt::format("{:016x}", content_hash(dataset_))},
+          {"optimizer", optimizer_->name()},
+          {"step", step_},
+          {"position", loader_->position()}};
+}
+
+TrainConfig config_of(const Json& state) {
+  NIBBLE_CHECK(state.contains("config"), "checkpoint", "holds no configuration");
+  return read_config(state["config"]);
+}
+
+NamedTensors Session::tensors() const {
+  NamedTensors all;
+  for (Parameter* p : parameters_) {
+    if (!p->is_quantized()) {
+      all.emplace_back(p->name, p->storage());
+      continue;
+    }
+    all.emplace_back(p->name + "/codes", p->quantized().payload());
+    all.emplace_back(p->name + "/scales", p->quantized().scales());
+  }
+  for (auto& state : optimizer_->state_tensors()) all.push_back(std::move(state));
+  return all;
+}
+
+void Session::restore() {
+  const Checkpoint checkpoint = open_newest(folder_.checkpoints(), [&](const std::string& text) {
+    progress_.message("warning: " + text);
+  });
+  const nlohmann::json& state = checkpoint.state();
+  const std::string hash = fmt::format("{:016x}", content_hash(dataset_));
+  NIBBLE_CHECK(state.value("data_hash", "") == hash, "resume",
+               "{} holds other data than the run was trained on: got hash {}, expected {}",
+               config_.data.path.string(), hash, state.value("data_hash", ""));
+  NIBBLE_CHECK(state.value("optimizer", "") == optimizer_->name(), "resume",
+               "got optimizer {}, expected {}", optimizer_->name(), state.value("optimizer", ""));
+  checkpoint.restore(tensors(), true);
+  for (Parameter* p : parameters_) p->bump_version();
+  step_ = state.value("step", std::int64_t{0});
+  saved_at_ = step_;
+  loader_->seek(state.value("position", std::int64_t{0}));
+  progress_.message(fmt::format("resuming {} at step {}", options_.output.string(), step_));
+}
+
+void Session::start_from(const std::filesystem::path& path) {
+  const Checkpoint checkpoint =
+      open_any(path, [&](const std::string& text) { progress_.message("warning: " + text); });
+  NamedTensors weights;
+  for (Parameter* p : parameters_) {
+    NIBBLE_CHECK(!p->is_quantized(), "train", "--init needs dense weights; {} is stored as codes",
+                 p->name);
+    weights.emplace_back(p->name, p->storage());
+  }
+  checkpoint.restore(std::move(weights), false);
+  for (Parameter* p : parameters_) p->bump_version();
+  progress_.message(fmt::format("weights from {}", checkpoint.file().path().string()));
+}
+
+double Session::micro_step(const Batch& batch, std::int64_t micro, Tape& tape,
+                           Telemetry* telemetry) {
+  const TrainerConfig& t = config_.trainer;
+  const ForwardScope scope({.training = true,
+                            .seed = t.seed,
+                            .step = state_.step_pointer(),
+                            .micro_step = static_cast<std::uint32_t>(micro),
+                            .telemetry = telemetry});
+  const MemoryScope memory("activations");
+  const Tensor ids = Tensor::from(batch.inputs, {t.batch, sequence_}, options_.device);
+  const Tensor targets = Tensor::from(batch.targets, {t.batch, sequence_}, options_.device);
+  const Tape::Recording recording(tape);
+  const Var loss = model_->loss(ids, targets);
+  const double value = loss.item();
+  tape.backward(loss, Tensor::full(loss.shape(), 1.0 / static_cast<double>(t.accumulation),
+                                   loss.dtype(), loss.device()));
+  return value;
+}
+
+Session::StepResult Session::step() {
+  const TrainerConfig& t = config_.trainer;
+  StepResult result;
+  state_.begin(static_cast<std::uint32_t>(step_), schedule_(step_));
+  const std::int64_t position = loader_->position();
+  Telemetry* telemetry = due(t.telemetry_every) ? &telemetry_ : nullptr;
+  for (std::int64_t micro = 0; micro < t.accumulation; ++micro)
+    result.loss +=
+        micro_step(loader_->next(), micro, tape_, telemetry) / static_cast<double>(t.accumulation);
+  result.norm = clip_gradients(parameters_, t.clip, state_);
+  if (!std::isfinite(result.loss)) state_.mark_bad();
+  if (state_.read().bad) {
+    if (t.on_not_finite == NotFinite::Stop) handle_not_finite(position, result.loss, result.norm);
+    result.skipped = true;
+  }
+  optimizer_->step(state_);
+  state_.clear_bad();
+  ++step_;
+  return result;
+}
+
+void Session::handle_not_finite(std::int64_t position, double loss, double norm) {
+  optimizer_->zero_grad();
+  loader_->seek(position);
+  Tape tape;
+  tape.set_check_finite(true);
+  try {
+    for (std::int64_t micro = 0; micro < config_.trainer.accumulation; ++micro)
+      micro_step(loader_->next(), micro, tape, nullptr);
+  } catch (const Error& e) {
+    if (e.op() != "not finite") throw;
+    fail("train",
+         "step {}: the loss is {} and the gradient norm {}: {}; the last checkpoint is at step {}",
+         step_, loss, norm, e.what(), saved_at_);
+  }
+  fail("train",
+       "step {}: the loss is {} and the gradient norm {}, yet every operation of the batch is "
+       "finite: the "
+       "norm overflowed; lower trainer.lr",
+       step_, loss, norm);
+}
+
+void Session::save() {
+  if (saved_at_ == step_) return;
+  save_checkpoint(checkpoint_path(folder_.checkpoints(), step_), state(), tensors());
+  saved_at_ = step_;
+  prune_checkpoints(folder_.checkpoints(), config_.trainer.keep);
+}
+
+void Session::evaluate_now() {
+  if (dataset_.val.tokens < 2) return;
+  const EvalResult r = evaluate(*model_, config_.data.path, "val",
+                                {.batch = config_.trainer.batch,
+                                 .sequence = sequence_,
+                                 .max_batches = config_.trainer.eval_batches});
+  Json row = {{"step", step_}, {"val_loss", r.all.loss()}, {"val_tokens", r.all.tokens}};
+  std::string text = fmt::format("step {}  validation loss {:.4f}", step_, r.all.loss());
+  if (r.all.text_bytes) {
+    row["val_bits_per_byte"] = r.all.bits_per_byte();
+    text += fmt::format("  {:.4f} bits a byte", r.all.bits_per_byte());
+    events_->scalar(step_, "val/bits_per_byte", r.all.bits_per_byte());
+  }
+  for (const auto& [source, part] : r.strata) row["val_strata"][source] = part.loss();
+  metrics_->write(row);
+  events_->scalar(step_, "val/loss", r.all.loss());
+  progress_.message(text);
+}
+
+void Session::log(const StepResult& r, double seconds) {
+  const TrainerConfig& t = config_.trainer;
+  const auto tokens = static_cast<double>(t.batch * t.accumulation * sequence_);
+  const double rate = seconds > 0 ? tokens / seconds : 0, lr = schedule_(step_ - 1);
+  const MemoryStats memory = memory_stats(options_.device);
+  progress_.update({.step = step_,
+                    .steps = t.steps,
+                    .loss = r.loss,
+                    .learning_rate = lr,
+                    .gradient_norm = r.norm,
+                    .tokens_per_second = rate,
+                    .memory_bytes = static_cast<std::uint64_t>(memory.peak)});
+  if (!due(t.log_every) && step_ != t.steps && !r.skipped) return;
+  metrics_->write({{"step", step_},
+                   {"loss", r.loss},
+                   {"lr", lr},
+                   {"grad_norm", r.norm},
+                   {"tokens_per_second", rate},
+                   {"tokens", static_cast<std::int64_t>(tokens) * step_},
+                   {"memory_peak", memory.peak},
+                   {"skipped", optimizer_->skipped()}});
+  const std::vector<std::pair<std::string, double>> scalars{
+      {"train/loss", r.loss},
+      {"train/lr", lr},
+      {"train/grad_norm", r.norm},
+      {"speed/tokens_per_second", rate},
+      {"memory/peak_bytes", static_cast<double>(memory.peak)}};
+  events_->scalars(step_, scalars);
+}
+
+void Session::log_telemetry() {
+  for (const auto& [key, s] : telemetry_.stats()) {
+    const auto& [module, role] = key;
+    metrics_->write({{"step", step_},
+                     {"module", module},
+                     {"role", role},
+                     {"absmax", s.absmax},
+                     {"clipped", s.clipped},
+                     {"flushed", s.flushed},
+                     {"sqnr_db", s.sqnr_db},
+                     {"elements", s.count}});
+    const std::string tag = fmt::format("quant/{}/{}", module, role);
+    const std::vector<std::pair<std::string, double>> scalars{{tag + "/absmax", s.absmax},
+                                                              {tag + "/clipped", s.clipped},
+                                                              {tag + "/flushed", s.flushed},
+                                                              {tag + "/sqnr_db", s.sqnr_db}};
+    events_->scalars(step_, scalars);
+  }
+  telemetry_.clear();
+}
+
+Outcome Session::run() {
+  const TrainerConfig& t = config_.trainer;
+  while (step_ < t.steps) {
+    const auto begin = std::chrono::steady_clock::now();
+    const StepResult result = step();
+    log(result, seconds_since(begin));
+    if (!telemetry_.empty()) log_telemetry();
+    if (due(t.eval_every) && step_ != t.steps) evaluate_now();
+    if (due(t.checkpoint_every)) save();
+    const bool late = options_.max_minutes > 0 && seconds_since(begin_) > 60 * options_.max_minutes;
+    if ((late || stop_.requested()) && step_ < t.steps) {
+      save();
+      progress_.message(fmt::format("stopped at step {} of {} ({}); --resume goes on", step_,
+                                    t.steps, late ? "time limit" : "signal"));
+      return late ? Outcome::TimeLimit : Outcome::Stopped;
+    }
+  }
+  save();
+  evaluate_now();
+  return Outcome::Finished;
+}
+
+Outcome train(const TrainOptions& options) { return Session(options).run(); }
+
+}  // namespace nibble::train
