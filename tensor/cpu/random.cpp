@@ -1,6 +1,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "tensor/cpu/draws.h"
 #include "tensor/cpu/loops.h"
 #include "tensor/kernels.h"
 
@@ -22,26 +23,7 @@ void for_blocks(std::int64_t n, const RngKey& key, F f) {
   });
 }
 
-// Sixteen Philox blocks at once: as plain loops over lanes they vectorise, one block does not.
-constexpr int kBlocks = 16;
-constexpr std::int64_t kDrawBatch = 8 * kBlocks;
-
-void draw_batch(const RngKey& key, std::uint32_t step, std::uint64_t first_block,
-                std::array<std::uint16_t, kDrawBatch>& out) {
-  std::array<std::array<std::uint32_t, kBlocks>, 4> words;
-  for (int b = 0; b < kBlocks; ++b) {
-    const std::uint64_t block = first_block + static_cast<std::uint64_t>(b);
-    const Philox p =
-        philox4x32_10(static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32),
-                      key.site, step, key.seed);
-    for (int w = 0; w < 4; ++w) words[w][b] = p.v[w];
-  }
-  for (int b = 0; b < kBlocks; ++b)
-    for (int w = 0; w < 4; ++w) {
-      out[8 * b + 2 * w] = static_cast<std::uint16_t>(words[w][b]);
-      out[8 * b + 2 * w + 1] = static_cast<std::uint16_t>(words[w][b] >> 16);
-    }
-}
+constexpr std::int64_t kDrawBatch = 128;
 
 }  // namespace
 
@@ -89,7 +71,7 @@ void dropout(Tensor& y, const Tensor& x, double p, const RngKey& key) {
     parallel_for(y.numel(), kGrain, [=](std::int64_t begin, std::int64_t end) {
       std::array<std::uint16_t, kDrawBatch> draw;
       for (std::int64_t i = begin; i < end; i += kDrawBatch) {
-        draw_batch(key, step, static_cast<std::uint64_t>(i) / 8, draw);
+        draw_batch(key, step, i / 8, draw);
         const std::int64_t n = std::min<std::int64_t>(kDrawBatch, end - i);
         map_range(
             out + i, 0, n, [=](C v, float d) { return d >= threshold ? v * scale : C(0); }, in + i,
