@@ -25,7 +25,7 @@ std::vector<double> reference(const Tensor& a, const Tensor& b) {
 }
 
 double tolerance(DType dtype) {
-  return dtype == DType::F64 ? 1e-12 : dtype == DType::F32 ? 1e-4 : 0.06;
+  return dtype == DType::F64 ? 1e-12 : dtype == DType::F32 ? 1e-6 : 1e-2;
 }
 
 }  // namespace
