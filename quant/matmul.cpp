@@ -1,0 +1,182 @@
+// matmul_nt: every matrix product of a linear layer, a[M, K] · b[N, K]ᵀ.
+#include "quant/kernels.h"
+#include "quant/product.h"
+#include "quant/qtensor.h"
+#include "tensor/ops.h"
+
+namespace nibble {
+namespace {
+
+constexpr const char* kOp = "matmul_nt";
+
+// One side, resolved: exactly one of the two is set.
+struct Operand {
+  const Tensor* dense = nullptr;
+  const QTensor* codes = nullptr;
+
+  const Shape& shape() const { return dense ? dense->shape() : codes->shape(); }
+  Device device() const { return dense ? dense->device() : codes->device(); }
+};
+
+std::string describe(const Operand& x) {
+  if (x.dense) return describe(*x.dense);
+  return fmt::format("{} {} on {}", to_string(x.codes->spec()), x.codes->shape(),
+                     x.codes->device());
+}
+
+Operand resolve(const Value& value, const char* side) {
+  Operand x;
+  if (const auto* dense = std::get_if<Tensor>(&value)) {
+    x.dense = dense;
+  } else if (const auto* codes = std::get_if<QTensor>(&value)) {
+    x.codes = codes;
+  } else {
+    const auto& encoded = std::get<Encoded>(value);
+    const auto& encodings = encoded.encodings();
+    NIBBLE_CHECK(encodings.size() <= 1, kOp,
+                 "{} offers {} encodings, expected at most one; pass the QTensor to multiply", side,
+                 encodings.size());
+    if (encodings.empty())
+      x.dense = &encoded.dense();
+    else
+      x.codes = &encodings.front();
+  }
+  NIBBLE_CHECK(x.codes || x.dense->defined(), kOp, "{} is undefined", side);
+  NIBBLE_CHECK(x.shape().rank() == 2, kOp, "{}: got {}, expected a matrix", side, describe(x));
+  return x;
+}
+
+struct Operands {
+  Operand a, b;
+  std::int64_t m, n, k;
+};
+
+Operands resolve(const Value& lhs, const Value& rhs) {
+  const Operand a = resolve(lhs, "lhs"), b = resolve(rhs, "rhs");
+  NIBBLE_CHECK(a.shape()[1] == b.shape()[1], kOp,
+               "inner extents differ: got {} and {}, expected [M, K] and [N, K]", describe(a),
+               describe(b));
+  NIBBLE_CHECK(a.device() == b.device(), kOp, "operands live apart: got {} and {}", describe(a),
+               describe(b));
+  return {a, b, a.shape()[0], b.shape()[0], a.shape()[1]};
+}
+
+// c (+)= y for any pair of float dtypes.
+void write(Tensor& c, const Tensor& y, bool accumulate) {
+  c.copy_from(accumulate ? ops::add(c.to(y.dtype()), y) : y);
+  c.bump_version();
+}
+
+void float_product(Tensor& c, const Tensor& a, const Tensor& b, bool accumulate) {
+  const bool direct =
+      c.dtype() == a.dtype() || (c.dtype() == DType::F32 && a.dtype() == DType::BF16);
+  if (direct)
+    ops::matmul_into(c, a, b.t(), accumulate);
+  else
+    write(c, ops::matmul(a, b.t()), accumulate);
+}
+
+// Both operands as floats, in the dtype of a dense one, else in c's.
+void simulated_product(Tensor& c, const Operands& p, bool accumulate) {
+  const DType dtype = p.a.dense ? p.a.dense->dtype() : (p.b.dense ? p.b.dense->dtype() : c.dtype());
+  const Tensor a = p.a.dense ? *p.a.dense : dequantize(*p.a.codes, dtype);
+  const Tensor b = p.b.dense ? *p.b.dense : dequantize(*p.b.codes, dtype);
+  float_product(c, a, b, accumulate);
+}
+
+CodeOperand code_operand(const QTensor& q, const char* side) {
+  NIBBLE_CHECK(q.payload().is_contiguous(), kOp,
+               "{} payload is not K-major (a transposed view of {}); use t_contiguous()", side,
+               to_string(q.spec().t()));
+  CodeOperand x;
+  x.codes = q.payload();
+  x.scales = ops::contiguous(q.scales_f32());
+  if (q.zeros()) x.zeros = ops::contiguous(q.zeros());
+  x.tile_rows = q.spec().resolve(q.rows(), q.cols()).rows;
+  x.is_signed = q.spec().format.is_signed();
+  return x;
+}
+
+// What the codes mean before scaling, in f32.
+Tensor decoded_codes(const QTensor& q) {
+  QuantSpec unit;
+  unit.format = q.spec().format;
+  unit.packed = q.spec().packed;
+  return dequantize(QTensor(q.payload(), Tensor::full({1, 1}, 1.0, DType::F32, q.device()), {}, {},
+                            unit, q.shape()));
+}
+
+// Small floats: decoded codes in f32 products, one for each contraction block.
+void float_code_product(Tensor& c, const Operands& p, std::int64_t block, const Tensor& bias,
+                        bool accumulate) {
+  const CodeOperand a = code_operand(*p.a.codes, "lhs"), b = code_operand(*p.b.codes, "rhs");
+  const Tensor da = decoded_codes(*p.a.codes), db = decoded_codes(*p.b.codes);
+  const std::int64_t blocks = p.k == 0 ? 0 : (p.k + block - 1) / block;
+  Tensor f = Tensor::zeros({p.m, p.n}, DType::F32, c.device());
+  Tensor part = Tensor::empty({p.m, p.n}, DType::F32, c.device());
+  for (std::int64_t i = 0; i < blocks; ++i) {
+    const std::int64_t begin = i * block, end = std::min(begin + block, p.k);
+    ops::matmul_into(part, da.slice(1, begin, end), db.slice(1, begin, end).t(), false);
+    NIBBLE_DISPATCH(c.device(), rescale_product(f, part, a, b, i, blocks));
+  }
+  if (bias) ops::add_bias(f, bias);
+  write(c, f, accumulate);
+}
+
+void real_product(Tensor& c, const Operands& p, const Tensor& bias, bool accumulate) {
+  NIBBLE_CHECK(p.a.codes && p.b.codes, kOp,
+               "a real product needs two encoded operands: got {} and {}; encode both, or use mode "
+               "simulated",
+               describe(p.a), describe(p.b));
+  const QuantSpec &a = p.a.codes->spec(), &b = p.b.codes->spec();
+  const std::string fault = real_product_fault(a, b, {.m = p.m, .n = p.n, .k = p.k});
+  NIBBLE_CHECK(fault.empty(), kOp, "{}", fault);
+  NIBBLE_CHECK(c.dtype() == DType::F32 || c.dtype() == DType::BF16, kOp,
+               "a real product writes f32 or bf16: got {}", c.dtype());
+  const std::int64_t block = p.k == 0 ? 1 : contraction_block(a, b, p.k);
+  const Tensor wide = bias ? bias.to(DType::F32) : bias;
+  if (a.format.is_float()) return float_code_product(c, p, block, wide, accumulate);
+  NIBBLE_DISPATCH(c.device(),
+                  int_gemm(c, code_operand(*p.a.codes, "lhs"), code_operand(*p.b.codes, "rhs"), p.k,
+                           block, wide, accumulate));
+  c.bump_version();
+}
+
+bool is_real(const Operands& p, Mode mode) {
+  return mode == Mode::Real && (p.a.codes || p.b.codes);
+}
+
+}  // namespace
+
+Tensor matmul_nt(const Value& lhs, const Value& rhs, const MatmulOptions& options) {
+  const Operands p = resolve(lhs, rhs);
+  NIBBLE_CHECK(is_float(options.out), kOp, "got out dtype {}, expected f64, f32 or bf16",
+               options.out);
+  const Tensor& bias = options.bias;
+  NIBBLE_CHECK(!bias || (bias.shape() == Shape{p.n} && is_float(bias.dtype())), kOp,
+               "bias: got {}, expected floats of shape [{}]", describe(bias), p.n);
+  Tensor c = Tensor::empty({p.m, p.n}, options.out, p.a.device());
+  if (is_real(p, options.mode)) {
+    real_product(c, p, bias, false);
+  } else {
+    simulated_product(c, p, false);
+    if (bias) ops::add_bias(c, bias.to(c.dtype()));
+  }
+  return c;
+}
+
+void matmul_nt_into(Tensor& c, const Value& lhs, const Value& rhs, Mode mode, bool accumulate) {
+  const Operands p = resolve(lhs, rhs);
+  NIBBLE_CHECK(c.shape() == Shape({p.m, p.n}) && is_float(c.dtype()) && c.device() == p.a.device(),
+               kOp, "got {} for the product of {} and {}, expected floats of shape [{}, {}]",
+               describe(c), describe(p.a), describe(p.b), p.m, p.n);
+  NIBBLE_CHECK(c.strides()[1] == 1 || p.n <= 1, kOp,
+               "the result's columns must lie next to each other: got {} with strides {}",
+               describe(c), c.strides());
+  if (is_real(p, mode))
+    real_product(c, p, {}, accumulate);
+  else
+    simulated_product(c, p, accumulate);
+}
+
+}  // namespace nibble
