@@ -91,6 +91,12 @@ GemmRecipe* product_of(LinearRecipe& r, std::string_view name) {
   return name == "dgrad" ? &r.dgrad : &r.wgrad;
 }
 
+// An operand that reused codes which fprop no longer makes, makes the same ones itself.
+void keep_codes(Encoding& e, const Encoding& before, const Encoding& now) {
+  if (e.source == Source::ReuseForward && now.empty() && before.quant)
+    e = {.quant = before.quant->t(), .source = Source::Requantize, .custom = nullptr};
+}
+
 // Applies one item to a linear recipe. `layer` is the pattern whose share of a preset's product is
 // taken, empty for the preset's default.
 void apply_linear(LinearRecipe& r, std::string_view key, std::string_view value,
@@ -105,6 +111,7 @@ void apply_linear(LinearRecipe& r, std::string_view key, std::string_view value,
   }
   const std::string_view product = key.substr(0, 5);
   GemmRecipe& gemm = *product_of(r, product);
+  const GemmRecipe before = r.fprop;
   if (key.size() > 5) {
     (key.substr(6) == "lhs" ? gemm.lhs : gemm.rhs) = parse_encoding(key, value);
   } else if (value.find('|') == std::string_view::npos) {
@@ -122,6 +129,8 @@ void apply_linear(LinearRecipe& r, std::string_view key, std::string_view value,
     gemm.rhs = parse_encoding(key, parts[1]);
     gemm.mode = parts.size() == 3 ? choose(kModes, key, parts[2]) : Mode::Simulated;
   }
+  keep_codes(r.dgrad.rhs, before.rhs, r.fprop.rhs);
+  keep_codes(r.wgrad.rhs, before.lhs, r.fprop.lhs);
   // Nothing encoded is left to keep.
   if (product == "wgrad" && r.wgrad.rhs.empty()) r.save = Save::Original;
 }

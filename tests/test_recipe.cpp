@@ -185,19 +185,19 @@ TEST_CASE("recipe: a layer gets its first matching override") {
 
 TEST_CASE("recipe: presets for speed") {
   CHECK(recipes::parse("none") == Recipe{});
-  const char* row =
-      "int8:row:recip int8:row:recip; int8:row:sr:recip int8:row:recip; int8:row:sr:recip "
-      "int8:row:recip; encoded";
-  CHECK(table("int8") == row);
-  CHECK(table("int8_rowwise") == row);
+  const char* block =
+      "int8:group128:recip int8:block128:recip; int8:group128:sr:recip reuse; "
+      "int8:group128:sr:recip int8:group128:recip; encoded";
+  CHECK(table("int8") == block);
+  CHECK(table("int8_block128") == block);
+  CHECK(table("int8_rowwise") ==
+        "int8:row:recip int8:row:recip; int8:row:sr:recip int8:row:recip; int8:row:sr:recip "
+        "int8:row:recip; encoded");
   CHECK(table("int8_switchback") ==
         "int8:row:recip int8:tensor:recip; int8:row:sr:recip reuse; - -; original");
   CHECK(table("int8_block32") ==
         "int8:block32:recip int8:block32:recip; int8:block32:sr:recip reuse; "
         "int8:block32:sr:recip reuse; encoded");
-  CHECK(table("int8_block128") ==
-        "int8:group128:recip int8:block128:recip; int8:group128:sr:recip reuse; "
-        "int8:group128:sr:recip int8:group128:recip; encoded");
   CHECK(table("fp8_tensorwise") ==
         "e4m3:tensor:recip e4m3:tensor:recip; e5m2:tensor:recip reuse; e5m2:tensor:recip reuse; "
         "encoded");

@@ -38,6 +38,9 @@ TEST_CASE("recipe text: items change one part each") {
   CHECK(recipes::parse("int8,wgrad=none").linear.wgrad.empty());
   CHECK(recipes::parse("int8,wgrad=bf16") == recipes::parse("int8,wgrad=none"));
   CHECK(recipes::parse("int8,wgrad=none").linear.save == Save::Original);
+  // The weight's codes, which dgrad had reused, stay.
+  CHECK(recipes::parse("int8,fprop=none").linear.dgrad.rhs.quant ==
+        parse_spec("int8:block128:recip"));
   CHECK(recipes::parse("int8,wgrad=none").linear.fprop == recipes::parse("int8").linear.fprop);
   CHECK(recipes::parse("none,fprop.rhs=int4:group128").linear.fprop.rhs.quant ==
         parse_spec("int4:group128"));
@@ -92,7 +95,8 @@ TEST_CASE("recipe text: combinations round-trip") {
         "g8_token,layer:*.attn.qkv=none,layer:*.fc1=w4_tensor", "w8a8g8,wgrad=g4_token",
         "w8a8g8,wgrad.lhs=int4:group32:sr:mse20", "int8,weights=int8,moments.v=f32",
         "m2_8_row,moments=stored", "w8a8,tie=model,lm_head=off",
-        "int8,layer:lm_head/fprop=int8:group64|int8:block64|real,name=probe,linear.name=a.b",
+        "int8_rowwise,layer:lm_head/"
+        "fprop=int8:group64|int8:block64|real,name=probe,linear.name=a.b",
         "none,layer:*.x/name=only_named"}) {
     CAPTURE(text);
     check_round_trip(recipes::parse(text));
