@@ -151,12 +151,13 @@ void fill(Tensor& y, double value) {
     const T v = converted<T>(value);
     const std::int64_t step = s.stride[0][s.rank - 1];
     parallel_for(s.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-      walk_rows(s, begin, end, [&](std::int64_t, const auto& at, std::int64_t n) {
+      walk_rows(s, begin, end, [=](std::int64_t, const auto& at, std::int64_t n) {
         T* p = data + at[0];
+        const T local = v;  // the stores might alias the capture
         if (step == 1)
-          for (std::int64_t i = 0; i < n; ++i) p[i] = v;
+          for (std::int64_t i = 0; i < n; ++i) p[i] = local;
         else
-          for (std::int64_t i = 0; i < n; ++i) p[i * step] = v;
+          for (std::int64_t i = 0; i < n; ++i) p[i * step] = local;
       });
     });
   });
