@@ -1,0 +1,35 @@
+// The commands. Each add_… puts one on the command line; parsing it sets the action to run.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "tensor/device.h"
+
+namespace nibble::cli {
+
+struct CommandLine {
+  CLI::App& app;
+  std::vector<std::string> argv;
+  std::function<int()> action{};  // its result is the exit code
+};
+
+void add_tokenize(CommandLine& line);
+void add_train(CommandLine& line);
+void add_eval(CommandLine& line);
+void add_generate(CommandLine& line);
+void add_recipes(CommandLine& line);
+
+// --device and --threads, which most commands have.
+struct Machinery {
+  std::string device = "cpu";
+  int threads = 0;  // 0: as many as the machine has
+
+  void add_to(CLI::App& command, bool with_device = true);
+  // Sets the number of threads; throws when the device is not there.
+  Device apply() const;
+};
+
+}  // namespace nibble::cli

@@ -1,0 +1,46 @@
+#include "apps/cli/loaded_model.h"
+
+#include <cstdio>
+
+#include "apps/train/build.h"
+#include "apps/train/checkpoints.h"
+#include "apps/train/trainer.h"
+#include "apps/train/weights.h"
+#include "data/dataset.h"
+
+namespace nibble::cli {
+
+LoadedModel LoadedModel::open(const std::filesystem::path& path, Device device) {
+  const Checkpoint checkpoint = train::open_any(
+      path, [](const std::string& text) { fmt::print(stderr, "nibble: warning: {}\n", text); });
+  const Json state = checkpoint.state();
+  LoadedModel loaded{.path = checkpoint.file().path(),
+                     .step = state.value("step", std::int64_t{0}),
+                     .vocab = state.value("vocab", std::int64_t{0}),
+                     .config = train::config_of(state),
+                     .model = {}};
+  NIBBLE_CHECK(loaded.vocab > 0, "checkpoint", "{} does not say the size of its vocabulary",
+               loaded.path.string());
+  loaded.model = train::build_model(loaded.config, loaded.vocab, device);
+  checkpoint.restore(train::weight_tensors(*loaded.model), false);
+  for (Parameter* p : parameters(*loaded.model)) p->bump_version();
+  return loaded;
+}
+
+void LoadedModel::check_vocabulary(std::int64_t size, const std::filesystem::path& owner) const {
+  NIBBLE_CHECK(size == vocab, "vocabulary",
+               "{} does not fit the checkpoint {}: got {} tokens, expected {}", owner.string(),
+               path.string(), size, vocab);
+}
+
+std::unique_ptr<Tokenizer> LoadedModel::tokenizer(const std::filesystem::path& data) const {
+  const std::filesystem::path folder = dataset(data);
+  NIBBLE_CHECK(std::filesystem::exists(folder / kTokenizerFile), "vocabulary",
+               "{} is not there; --data names the dataset that the model was trained on",
+               (folder / kTokenizerFile).string());
+  std::unique_ptr<Tokenizer> t = read_dataset_tokenizer(folder);
+  check_vocabulary(t->vocab_size(), folder);
+  return t;
+}
+
+}  // namespace nibble::cli

@@ -1,0 +1,34 @@
+// A trained model, from a checkpoint to something that can be asked.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+
+#include "apps/train/train_config.h"
+#include "data/tokenizer.h"
+#include "models/language_model.h"
+
+namespace nibble::cli {
+
+struct LoadedModel {
+  std::filesystem::path path;  // of the checkpoint itself
+  std::int64_t step = 0;
+  std::int64_t vocab =
+      0;  // of the tokenizer that made the training data; the model's may be larger
+  train::TrainConfig config;
+  std::unique_ptr<LanguageModel> model;
+
+  // `path`: a checkpoint, or a run's folder for its newest intact one (damaged newer ones are named
+  // on stderr). Throws Error naming what is wrong.
+  static LoadedModel open(const std::filesystem::path& path, Device device);
+  // The tokenizer of the dataset in `data`, "" for the one the model was trained on. Throws
+  // Error("vocabulary") when it is of another size than the model was trained with.
+  std::unique_ptr<Tokenizer> tokenizer(const std::filesystem::path& data) const;
+  std::filesystem::path dataset(const std::filesystem::path& data) const {
+    return data.empty() ? config.data.path : data;
+  }
+  void check_vocabulary(std::int64_t size, const std::filesystem::path& owner) const;
+};
+
+}  // namespace nibble::cli

@@ -1,0 +1,54 @@
+#include "apps/cli/resume_config.h"
+
+#include <algorithm>
+#include <array>
+
+#include "apps/config/overrides.h"
+#include "apps/train/checkpoints.h"
+#include "apps/train/trainer.h"
+
+namespace nibble::cli {
+namespace {
+
+// data.path too: the trainer holds the data itself to its hash.
+constexpr std::array<std::string_view, 8> kFree{"data.path",
+                                                "trainer.steps",
+                                                "trainer.eval_every",
+                                                "trainer.eval_batches",
+                                                "trainer.checkpoint_every",
+                                                "trainer.keep",
+                                                "trainer.log_every",
+                                                "trainer.telemetry_every"};
+
+// Both are resolved: structs of one type have the same keys, only components may differ in them.
+void check_same(const Json& given, const Json& recorded, const std::string& path) {
+  if (std::find(kFree.begin(), kFree.end(), path) != kFree.end() || given == recorded) return;
+  if (given.is_object() && recorded.is_object()) {
+    for (const auto& [key, value] : recorded.items())
+      if (given.contains(key)) check_same(given[key], value, path.empty() ? key : path + "." + key);
+    if (given.size() == recorded.size()) return;
+  }
+  fail("resume", "{}: got {}, expected {}, with which the run began", path, given.dump(),
+       recorded.dump());
+}
+
+}  // namespace
+
+train::TrainConfig resume_config(const std::filesystem::path& output, const config::Paths& files,
+                                 const std::vector<std::string>& overrides) {
+  NIBBLE_CHECK(std::filesystem::is_directory(output / "checkpoints"), "resume",
+               "{} holds no run that could go on", output.string());
+  // The trainer opens it again and is the one to tell about damaged ones.
+  const Checkpoint newest = train::open_newest(output / "checkpoints", [](const std::string&) {});
+  const Json recorded = train::write_config(train::config_of(newest.state()));
+  Json json = recorded;
+  if (files.empty())
+    for (const std::string& assignment : overrides) config::apply_override(json, assignment);
+  else
+    json = config::load(files, overrides);
+  train::TrainConfig given = train::read_config(json);
+  check_same(train::write_config(given), recorded, "");
+  return given;
+}
+
+}  // namespace nibble::cli

@@ -1,0 +1,71 @@
+// nibble train: begins or resumes a run, or says what it would take.
+#include "apps/train/trainer.h"
+
+#include <memory>
+
+#include "apps/cli/cli.h"
+#include "apps/cli/commands.h"
+#include "apps/cli/dry_run.h"
+#include "apps/cli/resume_config.h"
+
+namespace nibble::cli {
+namespace {
+
+struct Options {
+  std::string config, output, init, dry_run;
+  std::vector<std::string> overrides;
+  bool resume = false;
+  double max_minutes = 0;
+  Machinery machinery;
+};
+
+ExitCode exit_code(train::Outcome outcome) {
+  switch (outcome) {
+    case train::Outcome::TimeLimit: return kTimeLimit;
+    case train::Outcome::Stopped: return kStopped;
+    case train::Outcome::Finished: break;
+  }
+  return kOk;
+}
+
+int run_train(const Options& o, const std::vector<std::string>& argv) {
+  const Device device = o.machinery.apply();
+  const config::Paths files = o.config.empty() ? config::Paths{} : config::split_files(o.config);
+  train::TrainOptions options{.config = o.resume
+                                            ? resume_config(o.output, files, o.overrides)
+                                            : train::read_config(config::load(files, o.overrides)),
+                              .output = o.output,
+                              .resume = o.resume,
+                              .init = o.init,
+                              .max_minutes = o.max_minutes,
+                              .device = device,
+                              .command = argv,
+                              .log = stderr};
+  if (!o.dry_run.empty()) return dry_run(options, o.dry_run == "full");
+  return exit_code(train::train(options));
+}
+
+}  // namespace
+
+void add_train(CommandLine& line) {
+  auto o = std::make_shared<Options>();
+  CLI::App* c = line.app.add_subcommand("train", "Train a model");
+  c->add_option("--config", o->config, "Files A,B,…: later ones win; also looked for in configs/");
+  c->add_option("--set", o->overrides, "One value on top: trainer.lr=3e-4; may be repeated")
+      ->take_all()
+      ->expected(1);
+  c->add_option("--output", o->output, "The run's folder")->required();
+  auto* resume = c->add_flag("--resume", o->resume,
+                             "Go on from the newest checkpoint of --output, with its config");
+  c->add_option("--init", o->init, "Start from the weights of a checkpoint or run")
+      ->excludes(resume);
+  c->add_option("--max-minutes", o->max_minutes, "Stop with a checkpoint after this long")
+      ->check(CLI::Range(0.0, 1e9));
+  c->add_flag("--dry-run{full}", o->dry_run,
+              "Only say the memory, time and disk it takes; =plan runs no step for the time")
+      ->check(CLI::IsMember({"full", "plan"}));
+  o->machinery.add_to(*c);
+  c->callback([o, &line] { line.action = [o, argv = line.argv] { return run_train(*o, argv); }; });
+}
+
+}  // namespace nibble::cli
