@@ -1,0 +1,1 @@
+{ recipe: 'a4_channel' }

@@ -1,0 +1,1 @@
+{ recipe: 'a8_token_asym_ste' }

@@ -1,0 +1,1 @@
+{ recipe: 'g4_tensor' }

@@ -1,0 +1,1 @@
+{ recipe: 'g8_token' }

@@ -1,0 +1,1 @@
+{ recipe: 'm1_4_row' }

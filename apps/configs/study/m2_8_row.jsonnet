@@ -1,0 +1,1 @@
+{ recipe: 'm2_8_row' }

@@ -1,0 +1,1 @@
+{ recipe: 'w4_tensor' }

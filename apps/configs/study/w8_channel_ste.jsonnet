@@ -1,0 +1,1 @@
+{ recipe: 'w8_channel_ste' }

@@ -1,0 +1,1 @@
+{ recipe: 'w8a8g8_tim' }
