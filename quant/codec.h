@@ -163,10 +163,13 @@ NIBBLE_HD inline std::uint32_t encode_book(const float* bounds, std::uint32_t si
 // Between the two neighbours of y with probabilities that keep the mean; `nearest` is its code.
 NIBBLE_HD inline std::uint32_t round_book(const float* values, std::uint32_t size, float y,
                                           std::uint32_t nearest, std::uint32_t draw) {
-  const std::uint32_t low = nearest > 0 && values[nearest] > y ? nearest - 1 : nearest;
-  if (low + 1 >= size || !(y > values[low])) return low;
+  // Sums of conditions, not branches: noise would make every other prediction fail.
+  const std::uint32_t low =
+      nearest - (static_cast<std::uint32_t>(nearest > 0) & (values[nearest] > y ? 1u : 0u));
+  const std::uint32_t room = low + 1 < size ? 1u : 0u;
   const float u = (static_cast<float>(draw) + 0.5f) * (1.0f / 65536.0f);
-  return mul(u, sub(values[low + 1], values[low])) < sub(y, values[low]) ? low + 1 : low;
+  const float gap = sub(values[low + room], values[low]);
+  return low + (room & (mul(u, gap) < sub(y, values[low]) ? 1u : 0u));
 }
 
 // ---- decoding ------------------------------------------------------------------------------

@@ -94,6 +94,8 @@ CodeBook::CodeBook(std::string book_name, int width, std::vector<float> book_val
     bounds.push_back(static_cast<float>(
         (static_cast<double>(values[i]) + static_cast<double>(values[i + 1])) / 2));
   first = bucket_starts(bounds);
+  for (std::size_t key = 0; key + 1 < first.size(); ++key)
+    most_moves = std::max(most_moves, first[key + 1] - first[key]);
 }
 
 Format Format::integer(int bits, bool is_signed) {

@@ -21,8 +21,10 @@ struct CodeBook {
   int bits;  // 2 to 8; at most 2^bits values
   std::vector<float> values, bounds;
   // For every upper half of an f32's ordered bits (codec::book_bucket): how many bounds lie below
-  // all floats of that bucket. The search for a code starts there and rarely moves.
+  // all floats of that bucket. The search for a code starts there and moves on at most most_moves
+  // times.
   std::vector<std::uint8_t> first;
+  int most_moves = 0;
 };
 
 class Format {

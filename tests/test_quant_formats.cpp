@@ -8,6 +8,7 @@
 
 #include "quant/codec.h"
 #include "quant/cpu/coder.h"
+#include "quant/cpu/draws.h"
 #include "quant/qtensor.h"
 
 namespace nibble {
@@ -258,7 +259,7 @@ TEST_CASE("quant formats: names, payloads and errors") {
 
 TEST_CASE("quant formats: draws of a run are those of the counter-based generator") {
   const RngKey key{123, 45};
-  std::vector<std::uint16_t> buffer(1000 + 16);
+  std::vector<std::uint16_t> buffer(1000 + cpu::kDrawSlack);
   for (const std::uint64_t first : {0ull, 5ull, 64ull, (1ull << 35) + 3}) {
     const std::uint16_t* draws = cpu::fill_draws(key, first, 1000, buffer.data());
     const Draws16 reference(key, 0);

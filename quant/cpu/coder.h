@@ -14,7 +14,8 @@ class Coder {
   explicit Coder(const QuantSpec& spec);
 
   bool stochastic() const { return stochastic_; }
-  // y[n] to codes; `draws` holds one 16-bit draw an element when stochastic, else it is unused.
+  // y[n] to codes, which may not overlap y; `draws` holds one 16-bit draw an element when
+  // stochastic, else it is unused.
   void encode(const float* y, std::int64_t n, const std::uint16_t* draws,
               std::uint8_t* codes) const;
   // y[n] to the values of its codes; `values` may be `y`.
@@ -24,14 +25,10 @@ class Coder {
  private:
   Format format_;
   bool stochastic_;
-  float low_ = 0, high_ = 0;       // integers
-  codec::SmallFloat small_{2, 1};  // floats
-  std::array<float, 256> value_of_{};
+  float low_ = 0, high_ = 0;                        // integers
+  codec::SmallFloat small_{2, 1};                   // floats
+  std::array<float, 256> value_of_{}, bound_of_{};  // bounds of a code book, then infinity
+  int moves_ = 0;
 };
-
-// Draws of elements [first, first + n) into `out`, which has room for n + 16 of them; returns where
-// draw `first` is.
-const std::uint16_t* fill_draws(const RngKey& key, std::uint64_t first, std::int64_t n,
-                                std::uint16_t* out);
 
 }  // namespace nibble::cpu

@@ -1,4 +1,5 @@
 #include "quant/cpu/coder.h"
+#include "quant/cpu/draws.h"
 #include "quant/cpu/rows.h"
 #include "quant/cpu/tile_params.h"
 #include "quant/kernels.h"
@@ -31,7 +32,7 @@ void quant_encode(Tensor& codes, const Tensor& x, const Tensor& steps, const Ten
   for_row_chunks(rows, cols, [&](std::int64_t first, std::int64_t last) {
     TileParams params = unloaded;
     alignas(64) float y[kPiece];
-    alignas(64) std::uint16_t noise[kPiece + 16];
+    alignas(64) std::uint16_t noise[kPiece + kDrawSlack];
     for_pieces(first, last, cols, params, [&](std::int64_t row, std::int64_t col, std::int64_t n) {
       const std::int64_t at = row * cols + col;
       params.divide(reader.read(row, col, n, y), col, n, y);
@@ -71,7 +72,7 @@ void quant_roundtrip(Tensor& y, const Tensor& x, const Tensor& steps, const Tens
   for_row_chunks(rows, cols, [&](std::int64_t first, std::int64_t last) {
     TileParams params = unloaded;
     alignas(64) float buffer[kPiece];
-    alignas(64) std::uint16_t noise[kPiece + 16];
+    alignas(64) std::uint16_t noise[kPiece + kDrawSlack];
     for_pieces(first, last, cols, params, [&](std::int64_t row, std::int64_t col, std::int64_t n) {
       const auto at = static_cast<std::uint64_t>(row * cols + col);
       params.divide(reader.read(row, col, n, buffer), col, n, buffer);

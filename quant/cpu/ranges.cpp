@@ -121,16 +121,20 @@ Extremes merged(const Extremes& a, const Extremes& b) {
 
 void min_max(Tensor& ranges, Tensor& minima, const Grid& g, const RowReader& reader,
              const QuantSpec& spec) {
+  const auto add = [](Extremes& e, float x) {
+    const std::int32_t key = ordered(std::bit_cast<std::int32_t>(x));
+    e = {std::min(e.low, key), std::max(e.high, key)};
+  };
   const auto found = gather<Extremes>(
       g, {},
       [&](Extremes* tiles, std::int64_t row) {
+        if (g.tile.cols == 1)
+          return for_columns(g, reader, row, [&](std::int64_t col, const float* x, std::int64_t n) {
+            for (std::int64_t j = 0; j < n; ++j) add(tiles[col + j], x[j]);
+          });
         for_runs(g, reader, row, [&](std::int64_t t, const float* x, std::int64_t n) {
           Extremes e = tiles[t];
-          for (std::int64_t j = 0; j < n; ++j) {
-            const std::int32_t key = ordered(std::bit_cast<std::int32_t>(x[j]));
-            e.low = std::min(e.low, key);
-            e.high = std::max(e.high, key);
-          }
+          for (std::int64_t j = 0; j < n; ++j) add(e, x[j]);
           tiles[t] = e;
         });
       },

@@ -1,13 +1,17 @@
 #include "quant/scales.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 
 #include "quant/codec.h"
 #include "quant/kernels.h"
+#include "tensor/thread_pool.h"
 
 namespace nibble::cpu {
 namespace {
+
+constexpr std::int64_t kTileGrain = 8192;  // tiles of one parallel chunk
 
 // The largest of numbers that are not negative; NaN is the largest of all.
 float largest_of(const float* values, std::int64_t n) {
@@ -42,28 +46,50 @@ float power_step(float step) {
   return step > 0 && std::isfinite(step) ? codec::power_of_two_above(step) : step;
 }
 
-void store(Tensor& scales, std::int64_t i, float step, float global, ScaleType type) {
-  switch (type) {
-    case ScaleType::F32: scales.data<float>()[i] = step; break;
-    case ScaleType::BF16: scales.data<bfloat16>()[i] = bf16_step(step); break;
-    case ScaleType::PowerOfTwo: scales.data<float>()[i] = power_step(step); break;
-    case ScaleType::E8M0:
-      scales.data<std::uint8_t>()[i] = codec::encode_e8m0(power_step(step));
-      break;
-    case ScaleType::TwoLevel: scales.data<std::uint8_t>()[i] = e4m3_step(step, global); break;
+// Stored forms of a step; T is the stored type.
+template <ScaleType kType>
+struct Stored {
+  using type = float;
+  static float encode(float step, float) { return step; }
+  static float decode(float stored, float) { return stored; }
+};
+template <>
+struct Stored<ScaleType::BF16> {
+  using type = bfloat16;
+  static bfloat16 encode(float step, float) { return bf16_step(step); }
+  static float decode(bfloat16 stored, float) { return static_cast<float>(stored); }
+};
+template <>
+struct Stored<ScaleType::PowerOfTwo> {
+  using type = float;
+  static float encode(float step, float) { return power_step(step); }
+  static float decode(float stored, float) { return stored; }
+};
+template <>
+struct Stored<ScaleType::E8M0> {
+  using type = std::uint8_t;
+  static std::uint8_t encode(float step, float) { return codec::encode_e8m0(power_step(step)); }
+  static float decode(std::uint8_t stored, float) { return codec::decode_e8m0(stored); }
+};
+template <>
+struct Stored<ScaleType::TwoLevel> {
+  using type = std::uint8_t;
+  static std::uint8_t encode(float step, float global) { return e4m3_step(step, global); }
+  static float decode(std::uint8_t stored, float global) {
+    return codec::mul(float8_e4m3::decode(stored), global);
   }
-}
+};
 
-float load(const Tensor& scales, std::int64_t i, float global, ScaleType type) {
+// Calls fn(Stored<type>{}).
+template <class F>
+void with_scale_type(ScaleType type, F&& fn) {
   switch (type) {
-    case ScaleType::BF16: return static_cast<float>(scales.data<bfloat16>()[i]);
-    case ScaleType::E8M0: return codec::decode_e8m0(scales.data<std::uint8_t>()[i]);
-    case ScaleType::TwoLevel:
-      return codec::mul(float8_e4m3::decode(scales.data<std::uint8_t>()[i]), global);
-    case ScaleType::F32:
-    case ScaleType::PowerOfTwo: break;
+    case ScaleType::F32: return fn(Stored<ScaleType::F32>{});
+    case ScaleType::BF16: return fn(Stored<ScaleType::BF16>{});
+    case ScaleType::PowerOfTwo: return fn(Stored<ScaleType::PowerOfTwo>{});
+    case ScaleType::E8M0: return fn(Stored<ScaleType::E8M0>{});
+    case ScaleType::TwoLevel: return fn(Stored<ScaleType::TwoLevel>{});
   }
-  return scales.data<float>()[i];
 }
 
 // rne(min / step − Qn)
@@ -82,27 +108,42 @@ void quant_scales(Tensor& scales, Tensor& zeros, Tensor& global, const Tensor& r
   const std::int64_t n = ranges.numel();
   const float* range = ranges.data<float>();
   const float* minimum = spec.symmetric ? nullptr : minima.data<float>();
+  float* zero = spec.symmetric ? nullptr : zeros.data<float>();
   const float floor =
       spec.floor.relative ? spec.floor.value * largest_of(range, n) : spec.floor.value;
-  std::vector<float> steps(static_cast<std::size_t>(n));
-  for (std::int64_t i = 0; i < n; ++i)
-    steps[static_cast<std::size_t>(i)] = step_of(range[i], floor, minimum ? minimum[i] : 0, spec);
+  const auto step_at = [&](std::int64_t i) {
+    return step_of(range[i], floor, minimum ? minimum[i] : 0.0f, spec);
+  };
   float whole = 1;
   if (spec.scale == ScaleType::TwoLevel) {
-    whole = codec::div(largest_of(steps.data(), n), float8_e4m3::kMax);
+    std::uint32_t most = 0;
+    for (std::int64_t i = 0; i < n; ++i)
+      most = std::max(most, std::bit_cast<std::uint32_t>(step_at(i)));
+    whole = codec::div(std::bit_cast<float>(most), float8_e4m3::kMax);
     global.data<float>()[0] = whole;
   }
-  for (std::int64_t i = 0; i < n; ++i) {
-    store(scales, i, steps[static_cast<std::size_t>(i)], whole, spec.scale);
-    if (minimum)
-      zeros.data<float>()[i] = zero_of(minimum[i], load(scales, i, whole, spec.scale), spec);
-  }
+  with_scale_type(spec.scale, [&](auto form) {
+    using Form = decltype(form);
+    auto* stored = scales.data<typename Form::type>();
+    parallel_for(n, kTileGrain, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t i = first; i < last; ++i) {
+        stored[i] = Form::encode(step_at(i), whole);
+        if (minimum) zero[i] = zero_of(minimum[i], Form::decode(stored[i], whole), spec);
+      }
+    });
+  });
 }
 
 void quant_steps(Tensor& steps, const Tensor& scales, const Tensor& global, const QuantSpec& spec) {
   const float whole = global.defined() ? global.data<float>()[0] : 1.0f;
-  for (std::int64_t i = 0; i < steps.numel(); ++i)
-    steps.data<float>()[i] = load(scales, i, whole, spec.scale);
+  float* step = steps.data<float>();
+  with_scale_type(spec.scale, [&](auto form) {
+    using Form = decltype(form);
+    const auto* stored = scales.data<typename Form::type>();
+    parallel_for(steps.numel(), kTileGrain, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t i = first; i < last; ++i) step[i] = Form::decode(stored[i], whole);
+    });
+  });
 }
 
 }  // namespace nibble::cpu
