@@ -1,12 +1,12 @@
 // The scalar arithmetic of every format, shared by both devices so that codes agree bit for bit.
-// Products and sums that must round by themselves go through mul/add/sub/div: nvcc would fuse them.
+// It includes nothing of the host's. Products and sums that must round by themselves go through
+// mul/add/sub/div: nvcc would fuse them.
 #pragma once
 
 #include <bit>
 #include <cmath>
 #include <cstdint>
 
-#include "quant/format.h"
 #include "tensor/float_types.h"
 #include "tensor/rng.h"
 
@@ -178,20 +178,6 @@ NIBBLE_HD inline std::uint32_t round_book(const float* values, std::uint32_t siz
 NIBBLE_HD inline float rescale(float q, float zero, float step) { return mul(add(q, zero), step); }
 NIBBLE_HD inline float rescale_bf16(float q, float zero, float step) {
   return round_bf16(mul(round_bf16(add(q, zero)), step));
-}
-// The value of a payload byte (an I8 payload as its two's complement byte).
-inline float decode(const Format& format, std::uint8_t byte) {
-  switch (format.kind()) {
-    case Format::Kind::Int:
-      return static_cast<float>(format.is_signed()
-                                    ? static_cast<int>(static_cast<std::int8_t>(byte))
-                                    : static_cast<int>(byte));
-    case Format::Kind::Float:
-      return decode_float(format.exponent_bits(), format.mantissa_bits(), byte);
-    case Format::Kind::CodeBook: break;
-  }
-  const auto& values = format.book().values;
-  return byte < values.size() ? values[byte] : values.back();
 }
 
 }  // namespace nibble::codec

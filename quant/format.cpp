@@ -167,6 +167,15 @@ float Format::max_value() const {
   return book_->values.back();
 }
 
+float Format::value_of(std::uint8_t byte) const {
+  switch (kind_) {
+    case Kind::Int: return signed_ ? static_cast<std::int8_t>(byte) : byte;
+    case Kind::Float: return codec::decode_float(exponent_, mantissa_, byte);
+    case Kind::CodeBook: break;
+  }
+  return byte < book_->values.size() ? book_->values[byte] : book_->values.back();
+}
+
 DType Format::payload() const {
   if (kind_ == Kind::Int) return signed_ ? DType::I8 : DType::U8;
   if (kind_ == Kind::Float && exponent_ == 4) return DType::E4M3;

@@ -61,6 +61,9 @@ class Format {
   int qmax() const { return signed_ ? (1 << (bits_ - 1)) - 1 : (1 << bits_) - 1; }
   // What the range maps to: qmax, the largest float, or the code book's largest value.
   float max_value() const;
+  // What a payload byte stands for before scaling (an I8 code as its two's complement byte); NaN
+  // for fp8's codes that are not finite. Bytes beyond a code book's values mean its last one.
+  float value_of(std::uint8_t byte) const;
   // Payload when one code takes a byte. Integers: I8 or U8; fp8: E4M3, E5M2; the rest: U8 indices.
   DType payload() const;
   std::string name() const;

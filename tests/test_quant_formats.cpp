@@ -69,8 +69,8 @@ TEST_CASE("quant formats: small floats round to the nearest of all their values"
       if (codec::encode_float(f, y) != expected) FAIL_CHECK(y);
     };
     for (std::uint32_t code = 0; code < values.size(); ++code) {
-      CHECK(codec::decode(format, static_cast<std::uint8_t>(code)) == values[code]);
-      CHECK(codec::decode(format, static_cast<std::uint8_t>(code | sign)) == -values[code]);
+      CHECK(format.value_of(static_cast<std::uint8_t>(code)) == values[code]);
+      CHECK(format.value_of(static_cast<std::uint8_t>(code | sign)) == -values[code]);
       if (code + 1 == values.size()) continue;
       const float middle = (values[code] + values[code + 1]) / 2;
       for (int ulps = -1; ulps <= 1; ++ulps) {
@@ -83,8 +83,8 @@ TEST_CASE("quant formats: small floats round to the nearest of all their values"
     CHECK(codec::encode_float(f, HUGE_VALF) == values.size() - 1);
     CHECK(codec::encode_float(f, -HUGE_VALF) == ((values.size() - 1) | sign));
   }
-  CHECK(std::isnan(codec::decode(Format::floating(4, 3), 0x7f)));
-  CHECK(std::isnan(codec::decode(Format::floating(5, 2), 0xfc)));
+  CHECK(std::isnan(Format::floating(4, 3).value_of(0x7f)));
+  CHECK(std::isnan(Format::floating(5, 2).value_of(0xfc)));
 }
 
 TEST_CASE("quant formats: fp8 codes are those of the library's fp8 types") {

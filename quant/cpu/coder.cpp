@@ -13,7 +13,7 @@ Coder::Coder(const QuantSpec& spec)
   if (format_.is_float())
     small_ = codec::SmallFloat(format_.exponent_bits(), format_.mantissa_bits());
   for (std::size_t code = 0; code < value_of_.size(); ++code)
-    value_of_[code] = codec::decode(format_, static_cast<std::uint8_t>(code));
+    value_of_[code] = format_.value_of(static_cast<std::uint8_t>(code));
   if (format_.kind() != Format::Kind::CodeBook) return;
   const CodeBook& book = format_.book();
   bound_of_.fill(std::numeric_limits<float>::infinity());
