@@ -5,6 +5,8 @@
 namespace nibble {
 namespace {
 
+// dx and the parameters' gradients by a pass of their own over fn, recorded again. Inputs: x, then
+// the parameters that fn uses, so that the tape knows who consumes them.
 struct Checkpoint {
   static constexpr const char* name = "checkpoint";
   Saved x;
@@ -13,12 +15,15 @@ struct Checkpoint {
 
   void backward(Grads& g) const {
     Tape tape;
+    tape.set_check_finite(g.tape().check_finite());
     const ForwardScope forward(context);
     const Tape::Recording recording(tape);
-    const Var leaf = tape.watch(x.get());
-    const Var y = fn(leaf);
+    const Var input = g.wants(0) ? tape.watch(x.get()) : Var(x.get());
+    const Var y = fn(input);
+    if (!y.tracked()) return;  // a constant function
     tape.backward(y, g.out());
-    if (const Tensor dx = tape.gradient(leaf); dx.defined()) g.add(0, dx);
+    if (!g.wants(0)) return;
+    if (const Tensor dx = tape.gradient(input); dx.defined()) g.add(0, dx);
   }
 };
 
@@ -26,14 +31,20 @@ struct Checkpoint {
 
 Var checkpoint(std::function<Var(const Var&)> fn, const Var& x) {
   if (!Tape::active()) return fn(x);
+  const UsedParameters used;
   Tensor y;
   {
+    ForwardContext context = forward_context();
+    context.telemetry = nullptr;  // the pass in backward reports
+    const ForwardScope forward(context);
     const NoGrad no_grad;
     y = fn(x.detach()).tensor();
   }
-  // A leaf that is watched keeps the node alive when only parameters inside fn are tracked.
-  const Var input = x.tracked() ? x : Tape::active()->watch(x.tensor());
-  return record<Checkpoint>({&input}, y, [&] {
+  std::vector<Var> parameters;
+  for (Parameter* p : used.list()) parameters.emplace_back(*p);
+  std::vector<const Var*> inputs{&x};
+  for (const Var& p : parameters) inputs.push_back(&p);
+  return record<Checkpoint>(std::span<const Var* const>(inputs), y, [&] {
     return Checkpoint{Saved(x.tensor()), std::move(fn), forward_context()};
   });
 }

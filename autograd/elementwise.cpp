@@ -46,12 +46,20 @@ struct Div {
 // y = mask ? a : b;  da = mask ? dy : 0, db = mask ? 0 : dy
 struct Where {
   static constexpr const char* name = "where";
-  Tensor mask;
+  Saved mask;
   void backward(Grads& g) const {
     const Tensor zero = Tensor::zeros({}, g.out().dtype(), g.out().device());
     if (g.wants(0)) g.add(0, ops::where(mask, g.out(), zero));
     if (g.wants(1)) g.add(1, ops::where(mask, zero, g.out()));
   }
+};
+
+// y = max(a, b);  da = dy where a = y, db = dy elsewhere
+struct Maximum : Where {
+  static constexpr const char* name = "maximum";
+};
+struct Minimum : Where {
+  static constexpr const char* name = "minimum";
 };
 
 // y = scale·x + shift;  dx = scale·dy
@@ -100,11 +108,17 @@ Var div(const Var& a, const Var& b) {
   const Tensor y = ops::div(a.tensor(), b.tensor());
   return record<Div>({&a, &b}, y, [&] { return Div{Saved(b.tensor()), Saved(y)}; });
 }
-Var maximum(const Var& a, const Var& b) { return where(ops::less(a.tensor(), b.tensor()), b, a); }
-Var minimum(const Var& a, const Var& b) { return where(ops::less(b.tensor(), a.tensor()), b, a); }
+Var maximum(const Var& a, const Var& b) {
+  const Tensor y = ops::maximum(a.tensor(), b.tensor());
+  return record<Maximum>({&a, &b}, y, [&] { return Maximum{{Saved(ops::equal(a.tensor(), y))}}; });
+}
+Var minimum(const Var& a, const Var& b) {
+  const Tensor y = ops::minimum(a.tensor(), b.tensor());
+  return record<Minimum>({&a, &b}, y, [&] { return Minimum{{Saved(ops::equal(a.tensor(), y))}}; });
+}
 Var where(const Tensor& mask, const Var& a, const Var& b) {
   return record<Where>({&a, &b}, ops::where(mask, a.tensor(), b.tensor()),
-                       [&] { return Where{mask}; });
+                       [&] { return Where{Saved(mask)}; });
 }
 Var affine(const Var& x, double scale, double shift) {
   return record<Affine>({&x}, ops::affine(x.tensor(), scale, shift), [&] { return Affine{scale}; });

@@ -14,7 +14,7 @@ struct Linear {
   std::optional<QTensor> x_code;  // Save::Encoded: wgrad's encoding of xᵀ
   Parameter* weight;
   Parameter* bias;
-  const LinearRecipe* recipe;
+  LinearRecipe recipe;  // a copy: the caller's may be a temporary
   RngKey x_key, w_key, dy_key;
   DType dtype;
 
@@ -22,22 +22,25 @@ struct Linear {
     const Tensor dy = ops::contiguous(g.out()).flatten_rows();
     if (bias && g.wants(2)) {
       Grads::Sink db = g.sink(2);
-      ops::column_sum_into(db.destination, dy, db.accumulate);
+      const bool wider = dtype == DType::F64;
+      ops::column_sum_into(db.destination, wider ? dy.to(db.destination.dtype()) : dy,
+                           db.accumulate);
     }
-    const LinearRecipe& r = *recipe;
+    const LinearRecipe& r = recipe;
     const bool wants_dx = g.wants(0), wants_dw = g.wants(1);
     auto [for_dx, for_dw] = encode_dy(dy, wants_dx, wants_dw);
     if (wants_dx) {
-      Tensor dx =
-          matmul_nt(for_dx, dgrad_weight(), {.mode = r.dgrad.mode, .out = dtype, .bias = {}});
+      Tensor dx = matmul_nt(for_dx, encode_dgrad_weight(*weight, r, w_key, dtype),
+                            {.mode = r.dgrad.mode, .out = dtype, .bias = {}});
       if (r.fprop.lhs.custom) dx = r.fprop.lhs.custom->backward(dx, x.get().flatten_rows());
       g.add(0, dx.view(g.input_shape(0)));
     }
     if (!wants_dw) return;
     if (r.fprop.rhs.custom) {
+      const DType wide = dtype == DType::F64 ? DType::F64 : DType::F32;
       const Tensor dw =
-          matmul_nt(for_dw, wgrad_input(), {.mode = r.wgrad.mode, .out = DType::F32, .bias = {}});
-      g.add(1, r.fprop.rhs.custom->backward(dw, weight->dense(DType::F32)));
+          matmul_nt(for_dw, wgrad_input(), {.mode = r.wgrad.mode, .out = wide, .bias = {}});
+      g.add(1, r.fprop.rhs.custom->backward(dw, weight->dense(wide)));
       return;
     }
     Grads::Sink dw = g.sink(1);
@@ -46,7 +49,7 @@ struct Linear {
 
   // Both encodings of dy; one pass over it when both products are Real.
   std::pair<Value, Value> encode_dy(const Tensor& dy, bool for_dx, bool for_dw) const {
-    const GemmRecipe &d = recipe->dgrad, &w = recipe->wgrad;
+    const GemmRecipe &d = recipe.dgrad, &w = recipe.wgrad;
     const bool both = for_dx && for_dw && d.mode == Mode::Real && w.mode == Mode::Real &&
                       d.lhs.quant && w.lhs.quant && !forward_context().telemetry;
     if (both) {
@@ -59,31 +62,10 @@ struct Linear {
     return out;
   }
 
-  Value dgrad_weight() const {  // ŵᵀ [K, N]
-    const Encoding& e = recipe->dgrad.rhs;
-    if (e.source != Source::ReuseForward)
-      return encode_weight(*weight, e, recipe->dgrad.mode, w_key, true, dtype, "dgrad.rhs");
-    const Encoding& f = recipe->fprop.rhs;
-    if (recipe->dgrad.mode == Mode::Real)
-      return weight->encoded(*f.quant, false, w_key).t_contiguous();
-    return std::get<Tensor>(
-               encode_weight(*weight, f, Mode::Simulated, w_key, false, dtype, "fprop.rhs"))
-        .t();
-  }
-
   Value wgrad_input() const {  // x̂ᵀ [K, M]
-    const GemmRecipe& w = recipe->wgrad;
-    if (x_code) {
-      if (w.mode == Mode::Real) return *x_code;
-      return dequantize(*x_code, dtype);
-    }
-    const Tensor rows = x.get().flatten_rows();
-    if (w.rhs.source != Source::ReuseForward)
-      return encode_operand(rows, w.rhs, w.mode, x_key, true, "wgrad.rhs");
-    const Value forward =
-        encode_operand(rows, recipe->fprop.lhs, w.mode, x_key, false, "wgrad.rhs");
-    if (const auto* codes = std::get_if<QTensor>(&forward)) return codes->t_contiguous();
-    return std::get<Tensor>(forward).t();
+    if (!x_code) return encode_wgrad_input(x.get().flatten_rows(), recipe, x_key);
+    if (recipe.wgrad.mode == Mode::Real) return *x_code;
+    return dequantize(*x_code, dtype);
   }
 };
 
@@ -91,8 +73,11 @@ struct Linear {
 QTensor encode_for_wgrad(const Tensor& rows, const Value& forward, const LinearRecipe& r,
                          const RngKey& key) {
   const auto* codes = std::get_if<QTensor>(&forward);
-  const Encoding& e = r.wgrad.rhs;
-  const QuantSpec spec = e.source == Source::ReuseForward ? r.fprop.lhs.quant->t() : *e.quant;
+  const bool reuses = r.wgrad.rhs.source == Source::ReuseForward;
+  const std::optional<QuantSpec>& stated = reuses ? r.fprop.lhs.quant : r.wgrad.rhs.quant;
+  NIBBLE_CHECK(stated, "linear", "recipe {} saves codes that it does not state; validate() it",
+               r.name);
+  const QuantSpec spec = reuses ? stated->t() : *stated;
   if (codes && codes->spec().t() == spec) return codes->t_contiguous();
   return quantize(rows, spec, key, true);
 }
@@ -126,14 +111,13 @@ Var linear(const Var& x, Parameter& weight, Parameter* bias, const LinearRecipe&
   Shape shape = input.shape();
   shape[-1] = w[0];
 
-  const Var weight_var(weight),
-      bias_var = bias ? Var(*bias) : Var(Tensor::empty({0}, dtype, y.device()));
+  const Var weight_var(weight), bias_var = bias ? Var(*bias) : Var();
   return record<Linear>({&x, &weight_var, &bias_var}, y.view(shape), [&] {
     Linear node{.x = {},
                 .x_code = {},
                 .weight = &weight,
                 .bias = bias,
-                .recipe = &recipe,
+                .recipe = recipe,
                 .x_key = x_key,
                 .w_key = w_key,
                 .dy_key = dy_key,

@@ -47,16 +47,17 @@ struct LinearCrossEntropy {
   static constexpr const char* name = "linear_cross_entropy";
   Saved x;       // [..., C]
   Saved logits;  // [M, V] when one chunk holds them all
-  Tensor targets, lse, inverse_count;
+  Saved targets;
+  Tensor lse, inverse_count;
   Parameter* weight;
-  const LinearRecipe* recipe;
+  LinearRecipe recipe;
   RngKey x_key, w_key;
   std::vector<RngKey> chunk_keys;
   std::int64_t chunk;
   DType dtype;  // of logits
 
   void backward(Grads& g) const {
-    const LinearRecipe& r = *recipe;
+    const LinearRecipe& r = recipe;
     const Tensor rows = x.get().flatten_rows();
     const std::int64_t vocab = weight->shape()[0];
     const Tensor scale = ops::mul(g.out(), inverse_count);
@@ -70,8 +71,8 @@ struct LinearCrossEntropy {
     }
     const bool wants_dx = g.wants(0), wants_dw = g.wants(1);
     Value dgrad_w, wgrad_x;
-    if (wants_dx) dgrad_w = transposed_weight(work);
-    if (wants_dw) wgrad_x = transposed_input(rows);
+    if (wants_dx) dgrad_w = encode_dgrad_weight(*weight, r, w_key, work);
+    if (wants_dw) wgrad_x = encode_wgrad_input(rows, r, x_key);
     Tensor dx = wants_dx ? Tensor::empty(rows.shape(), dtype, rows.device()) : Tensor();
     Grads::Sink dw = wants_dw ? g.sink(1) : Grads::Sink{};
 
@@ -96,28 +97,6 @@ struct LinearCrossEntropy {
       }
     }
     if (wants_dx) g.add(0, dx.to(work).view(g.input_shape(0)));
-  }
-
-  Value transposed_weight(DType work) const {  // ŵᵀ [C, V]
-    const Encoding& e = recipe->dgrad.rhs;
-    if (e.source != Source::ReuseForward)
-      return encode_weight(*weight, e, recipe->dgrad.mode, w_key, true, work, "dgrad.rhs");
-    const Encoding& f = recipe->fprop.rhs;
-    if (recipe->dgrad.mode == Mode::Real)
-      return weight->encoded(*f.quant, false, w_key).t_contiguous();
-    return std::get<Tensor>(
-               encode_weight(*weight, f, Mode::Simulated, w_key, false, work, "fprop.rhs"))
-        .t();
-  }
-
-  Value transposed_input(const Tensor& rows) const {  // x̂ᵀ [C, M]
-    const GemmRecipe& w = recipe->wgrad;
-    if (w.rhs.source != Source::ReuseForward)
-      return encode_operand(rows, w.rhs, w.mode, x_key, true, "wgrad.rhs");
-    const Value forward =
-        encode_operand(rows, recipe->fprop.lhs, w.mode, x_key, false, "wgrad.rhs");
-    if (const auto* codes = std::get_if<QTensor>(&forward)) return codes->t_contiguous();
-    return std::get<Tensor>(forward).t();
   }
 };
 
@@ -146,6 +125,7 @@ Forward run_forward(const Tensor& x, Parameter& weight, const Tensor& targets,
                weight.name);
   NIBBLE_CHECK(targets.dtype() == DType::I32 && targets.numel() == x.rows(), "linear_cross_entropy",
                "got targets {} for x {}, expected one i32 a row", describe(targets), x.shape());
+  ops::check_targets(targets, w[0]);
   NIBBLE_CHECK(options.vocab_chunk > 0, "linear_cross_entropy",
                "got vocab_chunk {}, expected a positive one", options.vocab_chunk);
   NIBBLE_CHECK(!recipe.fprop.lhs.custom && !recipe.fprop.rhs.custom && !recipe.dgrad.lhs.custom &&
@@ -199,11 +179,11 @@ Var linear_cross_entropy(const Var& x, Parameter& weight, const Tensor& targets,
   return record<LinearCrossEntropy>({&x, &weight_var}, loss, [&] {
     return LinearCrossEntropy{.x = Saved(s.input),
                               .logits = s.logits.defined() ? Saved(s.logits) : Saved(),
-                              .targets = s.targets,
+                              .targets = Saved(s.targets),
                               .lse = s.lse,
                               .inverse_count = inverse_count,
                               .weight = &weight,
-                              .recipe = &recipe,
+                              .recipe = recipe,
                               .x_key = s.x_key,
                               .w_key = s.w_key,
                               .chunk_keys = std::move(s.chunk_keys),

@@ -94,6 +94,11 @@ struct SelfAttentionNode {
   }
 };
 
+// What the attention kernels ask of their inputs.
+Tensor unit_stride(const Tensor& x) {
+  return x.rank() == 0 || x.strides()[-1] == 1 ? x : ops::contiguous(x);
+}
+
 AttentionOptions attention_options(bool causal, double p) {
   NIBBLE_CHECK(p >= 0 && p < 1, "attention", "got dropout {}, expected [0, 1)", p);
   const double active = forward_context().training ? p : 0;
@@ -145,10 +150,12 @@ Var self_attention(const Var& qkv, int heads, bool causal, double dropout_p) {
 
 Var attention(const Var& q, const Var& k, const Var& v, bool causal, double dropout_p) {
   const AttentionOptions options = attention_options(causal, dropout_p);
-  ops::AttentionResult r = ops::attention(q.tensor(), k.tensor(), v.tensor(), options);
+  const Tensor dense_q = unit_stride(q.tensor()), dense_k = unit_stride(k.tensor()),
+               dense_v = unit_stride(v.tensor());
+  ops::AttentionResult r = ops::attention(dense_q, dense_k, dense_v, options);
   return record<AttentionNode>({&q, &k, &v}, r.out, [&] {
-    return AttentionNode{
-        Saved(q.tensor()), Saved(k.tensor()), Saved(v.tensor()), Saved(r.out), r.lse, options};
+    return AttentionNode{Saved(dense_q), Saved(dense_k), Saved(dense_v),
+                         Saved(r.out),   r.lse,          options};
   });
 }
 
@@ -157,15 +164,19 @@ Var cross_entropy(const Var& logits, const Tensor& targets) {
   NIBBLE_CHECK(targets.dtype() == DType::I32 && targets.numel() == rows, "cross_entropy",
                "got targets {} for logits {}, expected one i32 a row", describe(targets),
                logits.shape());
-  const DType dtype = logits.dtype();
+  ops::check_targets(targets, logits.size(-1));
+  // Losses of rows and their mean are not for bf16: eight bits cannot count 257 rows.
+  const Var wide = logits.dtype() == DType::BF16 ? cast(logits, DType::F32) : logits;
+  const DType dtype = wide.dtype();
   const Tensor t = ops::contiguous(targets).view({rows});
   const Tensor zero = Tensor::zeros({1}, dtype, t.device());
-  const Tensor ignored = ops::less(t.to(dtype), zero);
-  const Tensor weights = ops::where(ignored, zero, Tensor::full({1}, 1, dtype, t.device()));
+  const Tensor one = Tensor::full({1}, 1, dtype, t.device());
+  const Tensor weights = ops::where(ops::less(t.to(dtype), zero), zero, one);
+  // -1 picks some column whose weight is 0. f64 holds every index.
   const Tensor index =
       ops::maximum(t.to(DType::F64), Tensor::zeros({1}, DType::F64, t.device())).to(DType::I32);
-  const Var picked = take_along_last(log_softmax(reshape(logits, {rows, logits.size(-1)})), index);
-  const Tensor count = ops::maximum(ops::sum(weights), Tensor::full({}, 1, dtype, t.device()));
+  const Var picked = take_along_last(log_softmax(reshape(wide, {rows, wide.size(-1)})), index);
+  const Tensor count = ops::maximum(ops::sum(weights), one.view({}));
   return -(sum(picked * Var(weights)) / Var(count));
 }
 

@@ -17,6 +17,11 @@ void note(const Tensor& x, const Value& encoded, const QuantSpec& spec, bool tra
                     ops::contiguous(decoded), spec);
 }
 
+Value transposed(const Value& matrix) {
+  if (const auto* codes = std::get_if<QTensor>(&matrix)) return codes->t_contiguous();
+  return std::get<Tensor>(matrix).t();
+}
+
 }  // namespace
 
 Value encode_operand(const Tensor& x, const Encoding& encoding, Mode mode, const RngKey& key,
@@ -44,6 +49,23 @@ Value encode_weight(Parameter& weight, const Encoding& encoding, Mode mode, cons
   if (forward_context().telemetry)
     note(weight.dense(DType::F32), codes, *encoding.quant, transposed, role);
   return codes;
+}
+
+Value encode_dgrad_weight(Parameter& weight, const LinearRecipe& recipe, const RngKey& w_key,
+                          DType dtype) {
+  const GemmRecipe& d = recipe.dgrad;
+  if (d.rhs.source != Source::ReuseForward)
+    return encode_weight(weight, d.rhs, d.mode, w_key, true, dtype, "dgrad.rhs");
+  const Value forward =
+      encode_weight(weight, recipe.fprop.rhs, d.mode, w_key, false, dtype, "dgrad.rhs");
+  return transposed(forward);
+}
+
+Value encode_wgrad_input(const Tensor& x, const LinearRecipe& recipe, const RngKey& x_key) {
+  const GemmRecipe& w = recipe.wgrad;
+  if (w.rhs.source != Source::ReuseForward)
+    return encode_operand(x, w.rhs, w.mode, x_key, true, "wgrad.rhs");
+  return transposed(encode_operand(x, recipe.fprop.lhs, w.mode, x_key, false, "wgrad.rhs"));
 }
 
 }  // namespace nibble

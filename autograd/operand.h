@@ -18,4 +18,10 @@ Value encode_operand(const Tensor& x, const Encoding& encoding, Mode mode, const
 Value encode_weight(Parameter& weight, const Encoding& encoding, Mode mode, const RngKey& key,
                     bool transposed, DType dtype, std::string_view role);
 
+// The right operands of dgrad, ŵᵀ [K, N], and of wgrad, x̂ᵀ [K, M] from x [M, K], with the forward's
+// codes where the recipe reuses them. `w_key`, `x_key`: those of the forward.
+Value encode_dgrad_weight(Parameter& weight, const LinearRecipe& recipe, const RngKey& w_key,
+                          DType dtype);
+Value encode_wgrad_input(const Tensor& x, const LinearRecipe& recipe, const RngKey& x_key);
+
 }  // namespace nibble

@@ -68,7 +68,7 @@ Var select(const Var& x, int dim, std::int64_t index);
 Var expand(const Var& x, const Shape& shape);
 Var squeeze(const Var& x, int dim);
 Var unsqueeze(const Var& x, int dim);
-Var concat(const std::vector<Var>& parts, int dim);  // at most 8 parts
+Var concat(const std::vector<Var>& parts, int dim);
 Var stack(const std::vector<Var>& parts, int dim);
 Var take_along_last(const Var& x, const Tensor& index);
 
@@ -84,7 +84,8 @@ Var self_attention(const Var& qkv, int heads, bool causal = true, double dropout
 // q [B, T, H, D]; k, v [B, S, Hkv, D], Hkv divides H → [B, T, H, D].
 Var attention(const Var& q, const Var& k, const Var& v, bool causal = true, double dropout_p = 0);
 
-// Mean over rows of −log softmax(logits)[target]; −1 = ignored.
+// Mean over rows of −log softmax(logits)[target]: logits [..., V], targets [...] I32, −1 = ignored.
+// A scalar in F32 (F64 for F64 logits); 0 when all are ignored.
 Var cross_entropy(const Var& logits, const Tensor& targets);
 Var mse_loss(const Var& prediction, const Var& target);
 

@@ -35,10 +35,11 @@ const Tensor& Parameter::dense(DType dtype) {
 }
 
 void Parameter::set_value(Value value) {
-  const Shape before = shape();
+  const auto* codes = std::get_if<QTensor>(&value);
+  const Shape given = codes ? codes->shape() : std::get<Tensor>(value).shape();
+  NIBBLE_CHECK(given == shape(), "parameter", "{}: got shape {}, expected {}", name, given,
+               shape());
   value_ = std::move(value);
-  NIBBLE_CHECK(shape() == before, "parameter", "{}: got shape {}, expected {}", name, shape(),
-               before);
   bump_version();
 }
 

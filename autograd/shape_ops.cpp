@@ -19,7 +19,7 @@ struct Transpose {
 
 struct Permute {
   static constexpr const char* name = "permute";
-  std::array<int, Shape::kMaxRank> inverse;
+  std::array<int, Shape::kMaxRank> dims;
   int rank;
   void backward(Grads& g) const {
     Tensor dx = Tensor::empty(g.input_shape(0), g.out().dtype(), g.out().device());
@@ -29,7 +29,7 @@ struct Permute {
     for (int i = 0; i < rank; ++i) at[static_cast<std::size_t>(i)] = i;
     for (int i = 0; i < rank; ++i)
       for (int j = i; j < rank; ++j)
-        if (at[static_cast<std::size_t>(j)] == inverse[static_cast<std::size_t>(i)]) {
+        if (at[static_cast<std::size_t>(j)] == dims[static_cast<std::size_t>(i)]) {
           if (i != j) view = view.transpose(i, j);
           std::swap(at[static_cast<std::size_t>(i)], at[static_cast<std::size_t>(j)]);
           break;
@@ -56,23 +56,21 @@ struct Expand {  // Grads::add sums back to the input's shape
   void backward(Grads& g) const { g.add(0, g.out()); }
 };
 
-constexpr int kMaxParts = 8;
 struct Concat {
   static constexpr const char* name = "concat";
-  int dim, parts;
-  std::array<std::int64_t, kMaxParts + 1> bounds;
+  int dim;
+  std::vector<std::int64_t> bounds;  // part i is [bounds[i], bounds[i + 1])
   void backward(Grads& g) const {
-    for (int i = 0; i < parts; ++i)
-      if (g.wants(i))
-        g.add(i, ops::contiguous(g.out().slice(dim, bounds[static_cast<std::size_t>(i)],
-                                               bounds[static_cast<std::size_t>(i) + 1])));
+    for (std::size_t i = 0; i + 1 < bounds.size(); ++i)
+      if (const int part = static_cast<int>(i); g.wants(part))
+        g.add(part, ops::contiguous(g.out().slice(dim, bounds[i], bounds[i + 1])));
   }
 };
 
 // dx[i, index[i]] = dy[i], zero elsewhere
 struct TakeAlongLast {
   static constexpr const char* name = "take_along_last";
-  Tensor index;
+  Saved index;
   void backward(Grads& g) const {
     Tensor dx = Tensor::zeros(g.input_shape(0), g.out().dtype(), g.out().device());
     const Tensor dy = ops::contiguous(g.out());
@@ -84,7 +82,7 @@ struct TakeAlongLast {
 // dtable[ids[i], :] += dy[i, :]
 struct EmbeddingNode {
   static constexpr const char* name = "embedding";
-  Tensor ids;
+  Saved ids;
   void backward(Grads& g) const {
     Grads::Sink sink = g.sink(0);
     if (!sink.accumulate) sink.destination.fill(0);
@@ -105,7 +103,7 @@ Var permute(const Var& x, std::initializer_list<int> dims) {
   return record<Permute>({&x}, x.tensor().permute(dims), [&] {
     Permute node{{}, x.shape().rank()};
     int i = 0;
-    for (const int d : dims) node.inverse[static_cast<std::size_t>(i++)] = x.shape().index(d);
+    for (const int d : dims) node.dims[static_cast<std::size_t>(i++)] = x.shape().index(d);
     return node;
   });
 }
@@ -128,18 +126,17 @@ Var unsqueeze(const Var& x, int dim) {
 }
 
 Var concat(const std::vector<Var>& parts, int dim) {
-  NIBBLE_CHECK(!parts.empty() && parts.size() <= kMaxParts, "concat",
-               "got {} parts, expected 1 to {}", parts.size(), kMaxParts);
   std::vector<Tensor> tensors;
-  Concat node{dim, static_cast<int>(parts.size()), {}};
-  for (std::size_t i = 0; i < parts.size(); ++i) {
-    tensors.push_back(parts[i].tensor());
-    node.bounds[i + 1] = node.bounds[i] + tensors.back().size(dim);
+  std::vector<const Var*> inputs;
+  for (const Var& part : parts) {
+    tensors.push_back(part.tensor());
+    inputs.push_back(&part);
   }
-  const Var none;
-  const auto at = [&](std::size_t i) { return i < parts.size() ? &parts[i] : &none; };
-  return record<Concat>({at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)},
-                        ops::concat(tensors, dim), [&] { return node; });
+  return record<Concat>(std::span<const Var* const>(inputs), ops::concat(tensors, dim), [&] {
+    Concat node{dim, {0}};
+    for (const Tensor& t : tensors) node.bounds.push_back(node.bounds.back() + t.size(dim));
+    return node;
+  });
 }
 Var stack(const std::vector<Var>& parts, int dim) {
   std::vector<Var> rows;
@@ -148,12 +145,12 @@ Var stack(const std::vector<Var>& parts, int dim) {
 }
 Var take_along_last(const Var& x, const Tensor& index) {
   return record<TakeAlongLast>({&x}, ops::take_along_last(x.tensor(), index),
-                               [&] { return TakeAlongLast{ops::contiguous(index)}; });
+                               [&] { return TakeAlongLast{Saved(ops::contiguous(index))}; });
 }
 Var embedding(const Tensor& ids, Parameter& table) {
   const Var t(table);
   return record<EmbeddingNode>({&t}, ops::index_select(t.tensor(), ids), [&] {
-    return EmbeddingNode{ops::contiguous(ids).view({ids.numel()})};
+    return EmbeddingNode{Saved(ops::contiguous(ids).view({ids.numel()}))};
   });
 }
 

@@ -1,5 +1,6 @@
 #include "autograd/tape.h"
 
+#include <algorithm>
 #include <atomic>
 
 #include "autograd/context.h"
@@ -9,6 +10,7 @@ namespace nibble {
 namespace {
 
 thread_local Tape* t_active = nullptr;
+thread_local UsedParameters* t_used = nullptr;
 std::atomic<std::uint64_t> g_recordings{0};
 
 bool is_finite(const Tensor& x) { return !is_float(x.dtype()) || ops::all_finite(x); }
@@ -50,6 +52,18 @@ Tape::Recording::~Recording() { t_active = previous_; }
 NoGrad::NoGrad() : previous_(t_active) { t_active = nullptr; }
 NoGrad::~NoGrad() { t_active = previous_; }
 
+UsedParameters::UsedParameters() : previous_(t_used) { t_used = this; }
+UsedParameters::~UsedParameters() { t_used = previous_; }
+void UsedParameters::note(std::span<const Var* const> inputs) {
+  if (!t_used) return;
+  std::vector<Parameter*>& seen = t_used->parameters_;
+  for (const Var* v : inputs) {
+    Parameter* p = v->parameter();
+    if (p && p->requires_grad && std::find(seen.begin(), seen.end(), p) == seen.end())
+      seen.push_back(p);
+  }
+}
+
 void Tape::clear() {
   for (; !nodes_.empty(); nodes_.pop_back()) nodes_.back().op->destroy(nodes_.back().state);
   input_slots_.clear();
@@ -65,11 +79,12 @@ Var Tape::watch(Tensor value) {
   leaf.recording_ = recording_;
   Slot& slot = slots_.emplace_back();
   slot.shape = leaf.shape();
+  slot.dtype = leaf.dtype();
   slot.watched = true;
   return leaf;
 }
 
-bool Tape::any_tracked(std::initializer_list<const Var*> inputs) {
+bool Tape::any_tracked(std::span<const Var* const> inputs) {
   for (const Var* v : inputs)
     if (v->slot_ >= 0 || (v->parameter_ && v->parameter_->requires_grad)) return true;
   return false;
@@ -93,25 +108,27 @@ std::int32_t Tape::slot_of(const Var& input) {
   return slot;
 }
 
-Var Tape::append(const OpInfo& op, void* state, std::initializer_list<const Var*> inputs,
-                 Value output) {
-  // On the tape before anything can throw, so that its state is destroyed whatever happens.
-  nodes_.push_back(
-      {&op, state, -1, static_cast<std::int32_t>(input_slots_.size()), 0, &module_path()});
+Var Tape::append(const OpInfo& op, void* state, std::span<const Var* const> inputs, Value output) {
+  // A valid node before anything can throw: its state is destroyed whatever happens, and a
+  // backward pass that comes after all skips it.
+  nodes_.push_back({&op, state, static_cast<std::int32_t>(slots_.size()),
+                    static_cast<std::int32_t>(input_slots_.size()), 0, &module_path()});
+  slots_.emplace_back();
+  Node& node = nodes_.back();
   for (const Var* v : inputs) {
     const std::int32_t slot = slot_of(*v);
     if (slot >= 0) ++slots_[static_cast<std::size_t>(slot)].consumers;
     input_slots_.push_back(slot);
+    ++node.inputs;
   }
-  Node& node = nodes_.back();
-  node.inputs = static_cast<std::int32_t>(inputs.size());
-  node.output = static_cast<std::int32_t>(slots_.size());
   if (check_finite_) check_output(node, output);
   Var result;
   result.value_ = std::move(output);
+  Slot& slot = slots_[static_cast<std::size_t>(node.output)];
+  slot.shape = result.shape();
+  slot.dtype = result.dtype();
   result.slot_ = node.output;
   result.recording_ = recording_;
-  slots_.emplace_back().shape = result.shape();
   return result;
 }
 
@@ -139,6 +156,7 @@ void Tape::run_backward() {
       const ModuleScope scope(*node.module);
       Grads grads(*this, node);
       node.op->backward(node.state, grads);
+      if (check_finite_) check_gradients(node);
     }
     nodes_.pop_back();
     node.op->destroy(node.state);
@@ -158,24 +176,24 @@ void Tape::run_backward() {
 Tensor Tape::gradient(const Var& leaf) const {
   NIBBLE_CHECK(leaf.slot_ >= 0 && leaf.recording_ == recording_, "gradient",
                "the variable was not watched by this tape");
-  return slots_[static_cast<std::size_t>(leaf.slot_)].grad;
+  const Tensor& grad = slots_[static_cast<std::size_t>(leaf.slot_)].grad;
+  return grad.defined() ? ops::contiguous(grad) : grad;
 }
 
 void Tape::accumulate(Slot& slot, Tensor gradient) {
   if (gradient.shape() != slot.shape) gradient = ops::sum_to(gradient, slot.shape);
   if (slot.parameter) {
     Tensor& buffer = slot.parameter->grad_buffer();
-    if (slot.parameter->has_grad())
-      ops::axpy(buffer, ops::contiguous(gradient));
-    else
+    if (!slot.parameter->has_grad())
       buffer.copy_from(gradient);
+    else  // the buffer takes narrower gradients as they are
+      ops::axpy(buffer, gradient.dtype() == DType::F64 ? gradient.to(buffer.dtype()) : gradient);
     slot.parameter->set_has_grad(true);
-  } else if (!slot.grad.defined()) {
-    slot.grad = std::move(gradient);
-  } else {
-    // Out of place: the tensor there may be another slot's gradient as well.
-    slot.grad = ops::add(slot.grad, gradient);
+    return;
   }
+  gradient = gradient.to(slot.dtype);
+  // Out of place: the tensor there may be another slot's gradient as well.
+  slot.grad = slot.grad.defined() ? ops::add(slot.grad, gradient) : std::move(gradient);
 }
 
 void Tape::check_output(const Node& node, const Value& output) const {
@@ -186,10 +204,18 @@ void Tape::check_output(const Node& node, const Value& output) const {
                *node.module, describe(*dense));
 }
 
-void Tape::check_gradient(const Node& node, int input, const Tensor& gradient) const {
-  NIBBLE_CHECK(is_finite(gradient), "not finite",
-               "the gradient of input {} of {} in module '{}' ({}) holds a NaN or infinity", input,
-               node.op->name, *node.module, describe(gradient));
+void Tape::check_gradients(const Node& node) const {
+  for (std::int32_t i = 0; i < node.inputs; ++i) {
+    const std::int32_t s = input_slots_[static_cast<std::size_t>(node.first_input + i)];
+    if (s < 0) continue;
+    const Slot& slot = slots_[static_cast<std::size_t>(s)];
+    const Parameter* p = slot.parameter;
+    const Tensor& gradient = p ? p->grad() : slot.grad;
+    NIBBLE_CHECK(!gradient.defined() || (p && !p->has_grad()) || is_finite(gradient), "not finite",
+                 "the gradient of {} of {} in module '{}' ({}) holds a NaN or infinity",
+                 p ? fmt::format("parameter '{}'", p->name) : fmt::format("input {}", i),
+                 node.op->name, *node.module, describe(gradient));
+  }
 }
 
 std::string Tape::summary() const {
@@ -220,9 +246,7 @@ const Shape& Grads::input_shape(int input) const {
 
 void Grads::add(int input, Tensor gradient) {
   Tape::Slot* s = slot(input);
-  if (!s) return;
-  if (tape_.check_finite_) tape_.check_gradient(node_, input, gradient);
-  tape_.accumulate(*s, std::move(gradient));
+  if (s) tape_.accumulate(*s, std::move(gradient));
 }
 
 Grads::Sink Grads::sink(int input) {
@@ -237,7 +261,7 @@ Grads::Sink Grads::sink(int input) {
   if (accumulate)
     s->grad = s->grad.clone();  // it may be another slot's gradient as well
   else
-    s->grad = Tensor::empty(s->shape, out().dtype(), out().device());
+    s->grad = Tensor::empty(s->shape, s->dtype, out().device());
   return {s->grad, accumulate};
 }
 

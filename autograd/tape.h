@@ -75,6 +75,7 @@ class Tape {
   // Checks every output and gradient for not-finite values and throws Error naming operation,
   // module and tensor. Slow and synchronising: for the rerun after a bad step.
   void set_check_finite(bool on) { check_finite_ = on; }
+  bool check_finite() const { return check_finite_; }
   std::string summary() const;  // one line a node: name, module, output shape
   std::size_t size() const { return nodes_.size(); }
 
@@ -86,15 +87,16 @@ class Tape {
     const std::string* module;
   };
   struct Slot {
-    Tensor grad;
+    Tensor grad;  // in dtype, whatever the contributions came in
     Shape shape;
+    DType dtype = DType::F32;
     Parameter* parameter = nullptr;
     std::int32_t consumers = 0;
     bool watched = false;
   };
   TapeArena& arena() { return arena_; }
-  Var append(const OpInfo& op, void* state, std::initializer_list<const Var*> inputs, Value output);
-  static bool any_tracked(std::initializer_list<const Var*> inputs);
+  Var append(const OpInfo& op, void* state, std::span<const Var* const> inputs, Value output);
+  static bool any_tracked(std::span<const Var* const> inputs);
 
  private:
   friend class Grads;
@@ -102,7 +104,7 @@ class Tape {
   void run_backward();
   void accumulate(Slot& slot, Tensor gradient);
   void check_output(const Node& node, const Value& output) const;
-  void check_gradient(const Node& node, int input, const Tensor& gradient) const;
+  void check_gradients(const Node& node) const;
 
   TapeArena arena_;
   std::vector<Node> nodes_;
@@ -126,11 +128,29 @@ class NoGrad {
   Tape* previous_;
 };
 
+// Collects the trainable parameters that operations use while nothing is recorded: a checkpoint's
+// node must count as one of their consumers.
+class UsedParameters {
+ public:
+  UsedParameters();
+  ~UsedParameters();
+  UsedParameters(const UsedParameters&) = delete;
+  UsedParameters& operator=(const UsedParameters&) = delete;
+
+  const std::vector<Parameter*>& list() const { return parameters_; }
+  static void note(std::span<const Var* const> inputs);
+
+ private:
+  UsedParameters* previous_;
+  std::vector<Parameter*> parameters_;
+};
+
 // What a node's backward sees of the tape.
 class Grads {
  public:
   Grads(Tape& tape, const Tape::Node& node) : tape_(tape), node_(node) {}
-  const Tensor& out() const;    // gradient of the node's output
+  const Tape& tape() const { return tape_; }
+  const Tensor& out() const;    // gradient of the node's output; any strides, maybe shared
   bool wants(int input) const;  // false for constants and frozen parameters
   const Shape& input_shape(int input) const;
   // Adds to the gradient of an input; a broadcast input's gradient is summed back to its shape
@@ -174,8 +194,9 @@ class Saved {
 // `void backward(Grads&) const`; `make()` builds it with exactly what backward needs and runs only
 // when a tape is active and an input is tracked.
 template <class Node, class Make>
-Var record(std::initializer_list<const Var*> inputs, Value output, Make&& make) {
+Var record(std::span<const Var* const> inputs, Value output, Make&& make) {
   Tape* tape = Tape::active();
+  if (!tape) UsedParameters::note(inputs);
   if (!tape || !Tape::any_tracked(inputs)) {
     if (auto* dense = std::get_if<Tensor>(&output)) return Var(std::move(*dense));
     return Var(std::get<Encoded>(std::move(output)).dense());
@@ -187,6 +208,11 @@ Var record(std::initializer_list<const Var*> inputs, Value output, Make&& make) 
   void* state = tape->arena().allocate(sizeof(Node), alignof(Node));
   new (state) Node(std::forward<Make>(make)());
   return tape->append(kInfo, state, inputs, std::move(output));
+}
+template <class Node, class Make>
+Var record(std::initializer_list<const Var*> inputs, Value output, Make&& make) {
+  return record<Node>(std::span(inputs.begin(), inputs.size()), std::move(output),
+                      std::forward<Make>(make));
 }
 
 }  // namespace nibble

@@ -82,13 +82,14 @@ struct Clamp {
   }
 };
 
-// dx = dy · e·x^(e−1)
+// dx = dy · e·x^(e−1), which is 0 for e = 0 also at x = 0
 struct Pow {
   static constexpr const char* name = "pow";
   Saved x;
   double exponent;
   void backward(Grads& g) const {
-    g.add(0, ops::mul(g.out(), ops::affine(ops::pow(x, exponent - 1), exponent)));
+    const Tensor power = ops::pow(x, exponent == 0 ? 0 : exponent - 1);
+    g.add(0, ops::mul(g.out(), ops::affine(power, exponent)));
   }
 };
 

@@ -23,6 +23,7 @@ class Var {
   Device device() const { return tensor().device(); }
   double item() const { return tensor().item(); }
   bool tracked() const { return slot_ >= 0 || parameter_; }
+  Parameter* parameter() const { return parameter_; }  // null unless it stands for one
   Var detach() const { return Var(tensor()); }
 
  private:
