@@ -1,0 +1,99 @@
+// Parts of the command line that need no process: drawing tokens, showing their bytes.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+#include <map>
+#include <set>
+#include <vector>
+
+#include "apps/cli/sampler.h"
+#include "apps/cli/utf8_stream.h"
+#include "tensor/check.h"
+
+using nibble::cli::sample;
+using nibble::cli::SamplingOptions;
+using nibble::cli::Utf8Stream;
+
+namespace {
+
+// Probabilities 0.5, 0.3, 0.15, 0.05 at ids 2, 0, 3, 1.
+const std::vector<float> kLogits{std::log(0.3f), std::log(0.05f), std::log(0.5f), std::log(0.15f)};
+
+std::map<std::int32_t, double> frequencies(const SamplingOptions& options) {
+  constexpr int kDraws = 20000;
+  std::map<std::int32_t, double> share;
+  for (int i = 0; i < kDraws; ++i)
+    share[sample(kLogits, options, static_cast<std::uint64_t>(i))] += 1.0 / kDraws;
+  return share;
+}
+
+}  // namespace
+
+TEST_CASE("cli: draws follow the probabilities") {
+  auto share = frequencies({});
+  CHECK(share[2] == doctest::Approx(0.5).epsilon(0.03));
+  CHECK(share[0] == doctest::Approx(0.3).epsilon(0.05));
+  CHECK(share[3] == doctest::Approx(0.15).epsilon(0.08));
+  CHECK(share[1] == doctest::Approx(0.05).epsilon(0.15));
+}
+
+TEST_CASE("cli: temperature sharpens, top-k and top-p cut the tail") {
+  // Squared and normalised: 0.25, 0.09, 0.0225, 0.0025 of 0.365.
+  CHECK(frequencies({.temperature = 0.5})[2] == doctest::Approx(0.25 / 0.365).epsilon(0.03));
+  auto two = frequencies({.top_k = 2});
+  CHECK(two.size() == 2);
+  CHECK(two[2] == doctest::Approx(0.625).epsilon(0.03));
+  CHECK(frequencies({.top_p = 0.4}).size() == 1);  // the token that reaches p is kept
+  CHECK(frequencies({.top_p = 0.79}).size() == 2);
+  CHECK(frequencies({.top_p = 0.81}).size() == 3);
+  CHECK(frequencies({.top_p = 0}).size() == 1);
+}
+
+TEST_CASE("cli: greedy takes the likeliest, the lowest id among equals") {
+  CHECK(sample(kLogits, {.greedy = true}, 0) == 2);
+  const std::vector<float> equal{1, 3, 3};
+  CHECK(sample(equal, {.greedy = true}, 5) == 1);
+}
+
+TEST_CASE("cli: a draw depends on seed and place alone") {
+  std::set<std::vector<std::int32_t>> texts;
+  for (std::uint64_t seed = 0; seed < 8; ++seed) {
+    std::vector<std::int32_t> text, again;
+    for (std::uint64_t i = 0; i < 32; ++i) text.push_back(sample(kLogits, {.seed = seed}, i));
+    for (std::uint64_t i = 0; i < 32; ++i) again.push_back(sample(kLogits, {.seed = seed}, i));
+    CHECK(text == again);
+    texts.insert(text);
+  }
+  CHECK(texts.size() == 8);
+}
+
+TEST_CASE("cli: logits that are not finite are refused") {
+  const std::vector<float> bad{0, std::numeric_limits<float>::quiet_NaN()};
+  CHECK_THROWS_AS(sample(bad, {}, 0), nibble::Error);
+}
+
+TEST_CASE("cli: bytes come out as whole characters") {
+  const std::string text = "a\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80z";  // a é € 😀 z
+  Utf8Stream stream;
+  std::string out;
+  for (const char byte : text) {
+    const std::string piece = stream.push(std::string_view(&byte, 1));
+    CHECK((piece.size() != 1 || static_cast<unsigned char>(piece[0]) < 0x80));
+    out += piece;
+  }
+  CHECK(out + stream.finish() == text);
+}
+
+TEST_CASE("cli: bytes that are no text are replaced one by one, without waiting") {
+  const std::string mark = "\xEF\xBF\xBD";
+  CHECK(Utf8Stream().push("\xFFz") == mark + "z");
+  CHECK(Utf8Stream().push("\x80") == mark);
+  CHECK(Utf8Stream().push("\xC0\x80") == mark + mark);  // overlong
+  CHECK(Utf8Stream().push("\xED\xA0") == mark + mark);  // a surrogate
+  CHECK(Utf8Stream().push("\xF4\x90") == mark + mark);  // above U+10FFFF
+  CHECK(Utf8Stream().push("\xE2\x82z") == mark + mark + "z");
+  Utf8Stream cut;
+  CHECK(cut.push("\xE2\x82").empty());  // may still become €
+  CHECK(cut.finish() == mark);
+}
