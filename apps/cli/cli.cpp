@@ -1,12 +1,13 @@
 #include "apps/cli/cli.h"
 
-#include <fmt/ostream.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <new>
 
 #include "apps/cli/commands.h"
+#include "apps/config/nearest.h"
 #include "apps/run/build_info.h"
 #include "tensor/check.h"
 #include "tensor/thread_pool.h"
@@ -52,6 +53,15 @@ int parse_and_run(int argc, char** argv) {
   add_eval(line);
   add_generate(line);
   add_recipes(line);
+  // CLI11 would only say that a subcommand is missing.
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
+  if (argc < 2) return report(kUsage, "usage: no command; nibble --help lists them");
+  if (argv[1][0] != '-' && std::find(names.begin(), names.end(), argv[1]) == names.end())
+    return report(kUsage,
+                  fmt::format("usage: unknown command \"{}\"; the nearest known one is \"{}\"; "
+                              "nibble --help lists them",
+                              argv[1], config::nearest(argv[1], names)));
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& asked) {  // --help, --version

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "apps/config/overrides.h"
+#include "apps/run/append_file.h"
 #include "apps/train/checkpoints.h"
 #include "apps/train/trainer.h"
 
@@ -32,15 +33,26 @@ void check_same(const Json& given, const Json& recorded, const std::string& path
        recorded.dump());
 }
 
+Json recorded_config(const std::filesystem::path& output) {
+  const std::filesystem::path checkpoints = output / "checkpoints";
+  if (!train::list_checkpoints(checkpoints).empty()) {
+    // The trainer opens it again and is the one to tell about damaged ones.
+    const Checkpoint newest = train::open_newest(checkpoints, [](const std::string&) {});
+    return train::write_config(train::config_of(newest.state()));
+  }
+  // Killed before its first checkpoint, a run begins again as it was begun.
+  const Json info =
+      Json::parse(run::read_whole_file(output / "run.json", "resume"), nullptr, false);
+  NIBBLE_CHECK(info.is_object() && info.contains("sessions") && !info["sessions"].empty(), "resume",
+               "{} holds no run that could go on", output.string());
+  return train::write_config(train::read_config(info["sessions"].back()["config"]));
+}
+
 }  // namespace
 
 train::TrainConfig resume_config(const std::filesystem::path& output, const config::Paths& files,
                                  const std::vector<std::string>& overrides) {
-  NIBBLE_CHECK(std::filesystem::is_directory(output / "checkpoints"), "resume",
-               "{} holds no run that could go on", output.string());
-  // The trainer opens it again and is the one to tell about damaged ones.
-  const Checkpoint newest = train::open_newest(output / "checkpoints", [](const std::string&) {});
-  const Json recorded = train::write_config(train::config_of(newest.state()));
+  const Json recorded = recorded_config(output);
   Json json = recorded;
   if (files.empty())
     for (const std::string& assignment : overrides) config::apply_override(json, assignment);

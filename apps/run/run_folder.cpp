@@ -17,10 +17,12 @@ namespace fs = std::filesystem;
 
 bool RunFolder::holds_run(const fs::path& path) {
   std::error_code error;
-  for (const char* name : {"run.json", "metrics.jsonl", "checkpoints"}) {
+  for (const char* name : {"run.json", "metrics.jsonl"}) {
     if (fs::exists(path / name, error)) return true;
   }
-  return false;
+  // An empty one is what a run that failed to begin leaves.
+  return fs::is_directory(path / "checkpoints", error) &&
+         !fs::is_empty(path / "checkpoints", error);
 }
 
 RunFolder::RunFolder(fs::path path, Mode mode) : path_(std::move(path)) {
@@ -34,6 +36,7 @@ RunFolder::RunFolder(fs::path path, Mode mode) : path_(std::move(path)) {
   fs::create_directories(path_, error);
   NIBBLE_CHECK(!error, "run", "cannot make {}: {}", path_.string(), error_text(error.value()));
   lock();
+  remove_stale_temporaries(checkpoints());
   if (holds_run(path_)) {
     ::close(lock_fd_);
     fail("run", "{} already holds a run; resume it with --resume or choose another folder",

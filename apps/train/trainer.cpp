@@ -103,6 +103,11 @@ NamedTensors Session::tensors() const {
 }
 
 void Session::restore() {
+  if (list_checkpoints(folder_.checkpoints()).empty()) {
+    progress_.message(
+        fmt::format("{} has no checkpoint yet: beginning at step 0", options_.output.string()));
+    return;
+  }
   const Checkpoint checkpoint = open_newest(folder_.checkpoints(), [&](const std::string& text) {
     progress_.message("warning: " + text);
   });
@@ -132,6 +137,7 @@ void Session::start_from(const std::filesystem::path& path) {
   }
   checkpoint.restore(std::move(weights), false);
   for (Parameter* p : parameters_) p->bump_version();
+  save();  // a resume must find these weights, not the file they came from
   progress_.message(fmt::format("weights from {}", checkpoint.file().path().string()));
 }
 
