@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <iostream>
 #include <new>
 
 #include "apps/cli/commands.h"
@@ -28,6 +29,14 @@ int report(ExitCode code, std::string message) {
   while (!message.empty() && message.back() == '\n') message.pop_back();
   std::replace(message.begin(), message.end(), '\n', ' ');
   fmt::print(stderr, "nibble: error: {}\n", message);
+  return code;
+}
+
+// A result that nobody got is an error.
+int finish(int code) {
+  std::cout.flush();
+  NIBBLE_CHECK(std::fflush(stdout) == 0 && std::cout, "output",
+               "cannot write to the standard output");
   return code;
 }
 
@@ -65,15 +74,14 @@ int parse_and_run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& asked) {  // --help, --version
-    return app.exit(asked);
+    app.exit(asked);
+    return finish(kOk);
   } catch (const CLI::ParseError& e) {
     const auto chosen = app.get_subcommands();
     return report(kUsage, fmt::format("usage: {}; nibble {}--help lists what there is", e.what(),
                                       chosen.empty() ? "" : chosen.front()->get_name() + " "));
   }
-  const int code = line.action();
-  NIBBLE_CHECK(std::fflush(stdout) == 0, "output", "cannot write to the standard output");
-  return code;
+  return finish(line.action());
 }
 
 }  // namespace

@@ -1,0 +1,66 @@
+"""What the tests of the built program share."""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import unittest
+
+TEXT = pathlib.Path(__file__).resolve().parent.parent / "data/text/austen.txt"
+
+# A model that a step of takes milliseconds.
+SMALL = {
+    "model": {"layers": 1, "heads": 2, "width": 16, "context": 16},
+    "trainer": {"batch": 4, "steps": 6, "lr": 1e-3, "warmup": 2, "eval_every": 0, "checkpoint_every": 2, "keep": 10,
+                "log_every": 1},
+}
+
+
+def nibble(*arguments, fault=None, cwd=None):
+    environment = dict(os.environ)
+    environment.pop("NIBBLE_FAULT", None)
+    if fault:
+        environment["NIBBLE_FAULT"] = fault
+    return subprocess.run([sys.argv[1], *map(str, arguments)], capture_output=True, env=environment, cwd=cwd,
+                          timeout=600)
+
+
+class Case(unittest.TestCase):
+    """Runs the program; what a test leaves is in the class's folder."""
+
+    def ok(self, *arguments, code=0, **options):
+        done = nibble(*arguments, **options)
+        self.assertEqual(done.returncode, code, done.stderr.decode(errors="replace"))
+        return done.stdout.decode()
+
+    def fails(self, pattern, *arguments, code=1, **options):
+        """One line that matches, as the last of stderr, and nothing after it; nothing on stdout."""
+        done = nibble(*arguments, **options)
+        lines = done.stderr.decode().splitlines()
+        self.assertEqual(done.returncode, code, lines)
+        self.assertEqual([line.startswith("nibble: error: ") for line in lines].count(True), 1, lines)
+        self.assertRegex(lines[-1].removeprefix("nibble: error: "), pattern)
+        return lines
+
+
+def write_config(path, config):
+    path.write_text(json.dumps(config))
+    return path
+
+
+def make_tokens(folder, size=20000):
+    """A text file of `size` bytes and its dataset of bytes, a fifth of it for validation."""
+    text = folder / "text.txt"
+    text.write_bytes(TEXT.read_bytes()[:size])
+    done = nibble("tokenize", "--input", text, "--output", folder / "tokens", "--val-fraction", 0.2)
+    assert done.returncode == 0, done.stderr
+    return folder / "tokens"
+
+
+def main():
+    del sys.argv[2:]
+    program = unittest.main(argv=sys.argv[:1], exit=False, verbosity=1)
+    result = program.result
+    bad = len(result.failures) + len(result.errors)
+    print(f"{result.testsRun - bad - len(result.skipped)} passed, {bad} failed, {len(result.skipped)} skipped")
+    sys.exit(bool(bad))

@@ -1,0 +1,219 @@
+#!/usr/bin/env python3
+"""The commands of the built program: `test_cli.py NIBBLE`."""
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+from cli_testing import SMALL, TEXT, Case, main, make_tokens, nibble, write_config
+
+GPT2 = TEXT.parent.parent / "gpt2"
+
+
+class Commands(Case):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = pathlib.Path(tempfile.mkdtemp())
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        cls.tokens = make_tokens(cls.folder)
+        cls.config = write_config(cls.folder / "small.jsonnet", SMALL | {"data": {"path": str(cls.tokens)}})
+        cls.run_folder = cls.folder / "run"
+        done = nibble("train", "--config", cls.config, "--output", cls.run_folder)
+        assert done.returncode == 0, done.stderr
+
+    def train(self, name, *arguments, **options):
+        return self.ok("train", "--config", self.config, "--output", self.folder / name, *arguments, **options)
+
+    def checkpoint(self, name, step):
+        return self.folder / name / "checkpoints" / f"step_{step:08}.safetensors"
+
+    # The program.
+    def test_version_and_help(self):
+        self.assertRegex(self.ok("--version"), r"^nibble \d+\.\d+\.\d+ \(commit ")
+        for command in ("tokenize", "train", "eval", "generate", "recipes"):
+            self.assertIn(command, self.ok("--help"))
+            self.assertIn("Usage: nibble " + command, self.ok(command, "--help"))
+        self.assertRegex(self.ok("--help"), r"(?s)0 ok.*1 error.*2 .*3 time limit.*4 stopped")
+
+    def test_wrong_command_lines(self):
+        for pattern, arguments in (
+                ("usage: no command", []),
+                ('unknown command "trian"; the nearest known one is "train"', ["trian"]),
+                ("--output is required", ["train"]),
+                ("not expected: .*--outptu", ["train", "--output", "x", "--outptu", "y"]),
+                ("--threads: .* not in range", ["train", "--output", "x", "--threads", "0"]),
+                ("--max-minutes", ["train", "--output", "x", "--max-minutes", "soon"]),
+                ("--dry-run", ["train", "--output", "x", "--dry-run=perhaps"]),
+                ("--init excludes --resume|--resume excludes --init",
+                 ["train", "--output", "x", "--resume", "--init", "y"]),
+                ("--split: test not in", ["eval", "--checkpoint", "x", "--split", "test"]),
+                ("--temperature: .* not in range", ["generate", "--checkpoint", "x", "--temperature", "0"])):
+            with self.subTest(arguments=arguments):
+                self.fails(pattern, *arguments, code=2)
+
+    def test_a_full_standard_output_is_an_error(self):
+        for command in ("recipes", "--version"):
+            with open("/dev/full", "wb") as full:
+                done = subprocess.run([sys.argv[1], command], stdout=full, stderr=subprocess.PIPE)
+            self.assertEqual(done.returncode, 1)
+            self.assertRegex(done.stderr, rb"^nibble: error: .*cannot write.*\n$")
+
+    def test_recipes(self):
+        lines = self.ok("recipes").splitlines()
+        named = dict(line.split(None, 1) for line in lines)
+        self.assertGreater(len(named), 40)
+        self.assertRegex(named["int8"], r"fprop int8.* × int8.* real  dgrad .*  wgrad .*  m dyn8.*  v dynu8")
+        self.assertEqual(named["none"], "everything in full precision")
+        configs = TEXT.parent.parent.parent / "apps/configs/study"
+        for file in configs.glob("*.jsonnet"):
+            recipe = re.search(r"recipe: '(\w+)'", file.read_text())
+            self.assertTrue(file.name == "base.jsonnet" or recipe.group(1) in named, file)
+
+    # tokenize
+    def test_tokenize_gpt2(self):
+        out = self.ok("tokenize", "--input", self.folder / "text.txt", "--tokenizer", "gpt2", "--vocab",
+                      GPT2 / "vocab.bpe", GPT2 / "encoder.json", "--output", self.folder / "gpt2", "--threads", 2)
+        self.assertRegex(out, r"tokenizer gpt2, 50257 words\ntrain: \d+ tokens, 1 documents, 20000 bytes of text")
+        self.assertNotIn("val:", out)
+        self.fails("needs --vocab with its two files", "tokenize", "--input", TEXT, "--tokenizer", "gpt2", "--output",
+                   self.folder / "none")
+
+    def test_tokenize_val_input(self):
+        out = self.ok("tokenize", "--input", self.folder / "text.txt", "--val-input", self.folder / "text.txt",
+                      "--output", self.folder / "twice")
+        self.assertEqual(*re.findall(r"(\d+) tokens", out))
+
+    # train
+    def test_a_run_leaves_what_it_should(self):
+        steps = [int(p.name[5:13]) for p in sorted((self.run_folder / "checkpoints").iterdir())]
+        self.assertEqual(steps[-3:], [2, 4, 6])
+        rows = [json.loads(line) for line in (self.run_folder / "metrics.jsonl").read_text().splitlines()]
+        self.assertEqual([row["step"] for row in rows if "loss" in row], [1, 2, 3, 4, 5, 6])
+        session = json.loads((self.run_folder / "run.json").read_text())["sessions"][0]
+        self.assertEqual(session["config"]["optimizer"]["beta2"], 0.95)  # defaults are recorded
+        self.assertIn("--config", session["command"])
+
+    def test_set_overrides_the_files(self):
+        self.train("set", "--set", "trainer.steps=2", "--set", "recipe=int8", "--set", "trainer.seed=5")
+        config = json.loads((self.folder / "set/run.json").read_text())["sessions"][0]["config"]
+        self.assertEqual((config["trainer"]["steps"], config["recipe"], config["trainer"]["seed"]), (2, "int8", 5))
+
+    def test_configs_compose_and_are_found_by_name(self):
+        self.ok("train", "--config", f"tiny_int8.jsonnet,optim/wsd.jsonnet,{self.config}", "--output",
+                self.folder / "composed", "--set", "trainer.steps=2", "--set", "trainer.decay=1")
+        config = json.loads((self.folder / "composed/run.json").read_text())["sessions"][0]["config"]
+        # An object without `+:` replaces the one before, as in Jsonnet.
+        self.assertEqual((config["recipe"], config["trainer"]["schedule"]), ("int8", "cosine"))
+
+    def test_resume_takes_the_recorded_config(self):
+        self.train("cut", "--set", "trainer.steps=2")
+        self.ok("train", "--output", self.folder / "cut", "--resume", "--set", "trainer.steps=6")
+        a, b = self.checkpoint("cut", 6).read_bytes(), self.checkpoint("run", 6).read_bytes()
+        # The cosine's end differs, so only form and length agree: two steps were made for another schedule.
+        self.assertEqual(len(a), len(b))
+
+    def test_the_time_limit_stops_with_a_checkpoint_and_resumes_exactly(self):
+        self.train("late", "--max-minutes", "1e-9", code=3)
+        self.assertTrue(self.checkpoint("late", 1).exists())
+        self.train("late", "--resume")
+        self.assertEqual(self.checkpoint("late", 6).read_bytes(), self.checkpoint("run", 6).read_bytes())
+
+    def test_a_kill_before_the_first_checkpoint(self):
+        self.train("early", fault="rename:2", code=-9)
+        self.assertFalse(list((self.folder / "early/checkpoints").glob("*.safetensors")))
+        self.ok("train", "--output", self.folder / "early", "--resume")
+        self.assertEqual(self.checkpoint("early", 6).read_bytes(), self.checkpoint("run", 6).read_bytes())
+
+    def test_init_takes_weights_and_survives_a_resume(self):
+        self.train("warm", "--init", self.run_folder)
+        first = json.loads((self.folder / "warm/metrics.jsonl").read_text().splitlines()[0])
+        cold = json.loads((self.run_folder / "metrics.jsonl").read_text().splitlines()[0])
+        self.assertLess(first["loss"], cold["loss"])
+        self.train("warm2", "--init", self.run_folder, fault="rename:3", code=-9)  # while saving step 2
+        self.ok("train", "--output", self.folder / "warm2", "--resume")
+        self.assertEqual(self.checkpoint("warm2", 6).read_bytes(), self.checkpoint("warm", 6).read_bytes())
+
+    def test_threads_do_not_change_the_bytes(self):
+        self.train("three", "--threads", 3)
+        self.assertEqual(self.checkpoint("three", 6).read_bytes(), self.checkpoint("run", 6).read_bytes())
+
+    # --dry-run
+    def test_dry_run_tells_and_leaves_nothing(self):
+        out = self.train("dry", "--dry-run")
+        self.assertRegex(out, r"memory: .* = parameters .* gradients .* optimizer .* activations .* available\n")
+        self.assertRegex(out, r"disk: .* a checkpoint; 10 kept and one in writing .* free\n")
+        self.assertRegex(out, r"time: .* tokens/s; 6 steps take")
+        self.assertNotIn("time:", self.train("dry", "--dry-run=plan"))
+        self.assertFalse((self.folder / "dry").exists())
+
+    def test_dry_run_is_right_about_disk_and_memory(self):
+        model = ["--set", "model.width=256", "--set", "model.heads=4", "--set", "trainer.steps=2"]
+        out = self.train("big", *model, "--dry-run=plan")
+        self.train("big", *model)
+        mib = 2 ** 20
+        planned = float(re.search(r"disk: ([\d.]+) MiB a checkpoint", out).group(1))
+        self.assertAlmostEqual(planned, self.checkpoint("big", 2).stat().st_size / mib, delta=1)
+        rows = [json.loads(line) for line in (self.folder / "big/metrics.jsonl").read_text().splitlines()]
+        peak = max(row.get("memory_peak", 0) for row in rows) / mib
+        planned = float(re.search(r"memory: ([\d.]+) MiB", out).group(1))
+        self.assertAlmostEqual(planned, peak, delta=0.1 * peak + 1)
+
+    def test_dry_run_says_what_would_fit(self):
+        lines = self.fails(
+            r"^dry-run: memory is short: got .*, needs .*; what would fit: ", "train", "--config", self.config,
+            "--output", self.folder / "huge", "--dry-run", "--set", "model.context=1048576", "--set",
+            "data.sequence=1048576", "--set", "model.width=256", "--set", "model.layers=48",
+            "--set", "trainer.batch=1024")
+        self.assertRegex(lines[-1], r"--set trainer.batch=\d+ --set trainer.accumulation=\d+|no smaller batch fits")
+
+    # eval, generate
+    def test_eval(self):
+        out = self.ok("eval", "--checkpoint", self.run_folder)
+        found = re.fullmatch(r"val: loss ([\d.]+) nats a token, perplexity [\d.]+, (\d\.\d{4}) bits a byte .*\n", out)
+        self.assertTrue(found, out)
+        data = json.loads(self.ok("eval", "--checkpoint", self.checkpoint("run", 6), "--json"))
+        self.assertAlmostEqual(data["loss"], float(found.group(1)), places=3)
+        self.assertEqual((data["step"], data["tokens"]), (6, data["text_bytes"]))
+        # A text in place of a split, and other windows.
+        text = self.ok("eval", "--checkpoint", self.run_folder, "--text", self.folder / "text.txt", "--batch", 3)
+        self.assertIn("(20000 tokens, 20000 bytes)", text)
+        short = json.loads(self.ok("eval", "--checkpoint", self.run_folder, "--sequence", 4, "--json"))
+        self.assertEqual(short["tokens"], data["tokens"])
+
+    def test_eval_by_stratum(self):
+        lines = [json.dumps({"text": "It is a truth universally acknowledged. " * 5, "source": source})
+                 for source in ("novel", "letter", "novel")]
+        (self.folder / "strata.jsonl").write_text("\n".join(lines) + "\n")
+        self.ok("tokenize", "--input", self.folder / "text.txt", "--val-input", self.folder / "strata.jsonl",
+                "--output", self.folder / "strata")
+        out = self.ok("eval", "--checkpoint", self.run_folder, "--data", self.folder / "strata").splitlines()
+        self.assertEqual([line.split(":")[0] for line in out], ["val/letter", "val/novel", "val"])
+        data = json.loads(self.ok("eval", "--checkpoint", self.run_folder, "--data", self.folder / "strata", "--json"))
+        self.assertEqual(set(data["strata"]), {"novel", "letter"})
+
+    def test_generate(self):
+        command = ["generate", "--checkpoint", self.run_folder, "--prompt", "It is", "--tokens", 40]
+        one = self.ok(*command)  # longer than the context, and decoded: it is UTF-8
+        self.assertTrue(one.startswith("It is"))
+        self.assertEqual(one, self.ok(*command))
+        self.assertNotEqual(one, self.ok(*command, "--seed", 2))
+        greedy = self.ok(*command, "--greedy")
+        self.assertEqual(greedy, self.ok(*command, "--greedy", "--seed", 2))
+        self.assertEqual(greedy, self.ok(*command, "--top-k", 1))
+        self.assertEqual(self.ok("generate", "--checkpoint", self.run_folder, "--tokens", 0), "\n")
+
+    def test_generate_ends_with_the_text(self):
+        # One byte a document: after it comes the end.
+        (self.folder / "ends.jsonl").write_text('{"text": "a"}\n' * 2000)
+        self.ok("tokenize", "--input", self.folder / "ends.jsonl", "--output", self.folder / "ends")
+        self.train("end", "--set", f"data.path={self.folder}/ends", "--set", "trainer.lr=0.01", "--set",
+                   "trainer.steps=200", "--set", "trainer.checkpoint_every=0")
+        self.assertEqual(self.ok("generate", "--checkpoint", self.folder / "end", "--greedy"), "a\n")
+
+
+if __name__ == "__main__":
+    main()
