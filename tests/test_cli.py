@@ -103,7 +103,7 @@ class Commands(Case):
         self.assertEqual((config["trainer"]["steps"], config["recipe"], config["trainer"]["seed"]), (2, "int8", 5))
 
     def test_configs_compose_and_are_found_by_name(self):
-        self.ok("train", "--config", f"tiny_int8.jsonnet,optim/wsd.jsonnet,{self.config}", "--output",
+        self.ok("train", "--config", "tiny_int8.jsonnet,optim/wsd.jsonnet", "--config", self.config, "--output",
                 self.folder / "composed", "--set", "trainer.steps=2", "--set", "trainer.decay=1")
         config = json.loads((self.folder / "composed/run.json").read_text())["sessions"][0]["config"]
         # An object without `+:` replaces the one before, as in Jsonnet.

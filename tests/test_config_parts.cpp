@@ -94,6 +94,10 @@ TEST_CASE("config: a component is chosen by name and its parameters are its own"
   registry.add<sample::Empty>(
       "sgd", [](const sample::Empty&, double scale) { return std::make_unique<double>(scale); });
 
+  const Component standard{.type = "lion"};
+  const auto changed =
+      config::read<Component>(Json::parse(R"({"beta": 0.5})"), "optimizer", standard);
+  CHECK(changed == Component{.type = "lion", .parameters = {{"beta", 0.5}}});
   auto lion = config::read<Component>(Json::parse(R"({"type": "lion", "beta": 0.5})"), "optimizer");
   CHECK(*registry.make(lion, 4) == 2);
   auto plain = config::read<Component>(Json("lion"), "optimizer");

@@ -13,6 +13,7 @@
 #include "apps/train/weights.h"
 #include "autograd/context.h"
 #include "data/dataset.h"
+#include "tensor/rng.h"
 
 namespace nibble::cli {
 namespace {
@@ -30,8 +31,8 @@ class Bench {
         state_(device) {
     const std::int64_t batch = config.trainer.batch;
     const std::int64_t length = config.data.sequence ? config.data.sequence : model_->context();
-    ids_ = Tensor::empty({batch, length}, DType::I32, device);
-    ids_.fill(0);
+    ids_ = Tensor::uniform({batch, length}, 0, static_cast<double>(model_->vocab()), RngKey{},
+                           DType::I32, device);
     state_.begin(0, config.trainer.lr);
   }
 

@@ -12,8 +12,8 @@ namespace nibble::cli {
 namespace {
 
 struct Options {
-  std::string config, output, init, dry_run;
-  std::vector<std::string> overrides;
+  std::string output, init, dry_run;
+  std::vector<std::string> configs, overrides;
   bool resume = false;
   double max_minutes = 0;
   Machinery machinery;
@@ -30,7 +30,9 @@ ExitCode exit_code(train::Outcome outcome) {
 
 int run_train(const Options& o, const std::vector<std::string>& argv) {
   const Device device = o.machinery.apply();
-  const config::Paths files = o.config.empty() ? config::Paths{} : config::split_files(o.config);
+  config::Paths files;
+  for (const std::string& list : o.configs)
+    for (const auto& file : config::split_files(list)) files.push_back(file);
   train::TrainOptions options{.config = o.resume
                                             ? resume_config(o.output, files, o.overrides)
                                             : train::read_config(config::load(files, o.overrides)),
@@ -50,7 +52,9 @@ int run_train(const Options& o, const std::vector<std::string>& argv) {
 void add_train(CommandLine& line) {
   auto o = std::make_shared<Options>();
   CLI::App* c = line.app.add_subcommand("train", "Train a model");
-  c->add_option("--config", o->config, "Files A,B,…: later ones win; also looked for in configs/");
+  c->add_option("--config", o->configs, "Files A,B,…: later ones win; also looked for in configs/")
+      ->take_all()
+      ->expected(1);
   c->add_option("--set", o->overrides, "One value on top: trainer.lr=3e-4; may be repeated")
       ->take_all()
       ->expected(1);

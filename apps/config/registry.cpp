@@ -11,8 +11,9 @@ void read_value(const Json& value, const std::string& path, Component& field) {
     return;
   }
   if (!value.is_object()) wrong_value(path, value, "a word or an object with a \"type\"");
-  NIBBLE_CHECK(value.contains("type"), "config", "{}: missing; it has no default",
-               join(path, "type"));
+  // Without a type, parameters of the default one.
+  NIBBLE_CHECK(value.contains("type") || !field.type.empty(), "config",
+               "{}: missing; it has no default", join(path, "type"));
   for (const auto& [name, member] : value.items()) {
     if (name == "type") {
       field.type = read_string(member, join(path, name));

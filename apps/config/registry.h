@@ -12,8 +12,8 @@
 
 namespace nibble::config {
 
-// {"type": "lion", "beta": 0.9}, or "lion" alone. What the parameters mean, the type's factory
-// knows.
+// {"type": "lion", "beta": 0.9}, or "lion" alone; without "type" it is the field's default. What
+// the parameters mean, the type's factory knows.
 struct Component {
   std::string type;
   Json parameters = Json::object();
