@@ -109,6 +109,18 @@ class Commands(Case):
         # An object without `+:` replaces the one before, as in Jsonnet.
         self.assertEqual((config["recipe"], config["trainer"]["schedule"]), ("int8", "cosine"))
 
+    def test_every_shipped_config_works(self):
+        configs = TEXT.parent.parent.parent / "apps/configs"
+        files = sorted(str(p.relative_to(configs)) for p in configs.rglob("*.jsonnet"))
+        self.assertGreater(len(files), 50)
+        tiny = [f"model.{name}={value}" for name, value in (("layers", 1), ("heads", 2), ("width", 32), ("context", 16))]
+        for file in files:
+            is_piece = "/" in file and file != "study/base.jsonnet"
+            with self.subTest(file=file):
+                self.ok("train", "--config", f"quickstart.jsonnet,{file}" if is_piece else file, "--dry-run=plan",
+                        *(word for setting in [*tiny, "trainer.batch=2", f"data.path={self.tokens}"]
+                          for word in ("--set", setting)), "--output", self.folder / "dry")
+
     def test_resume_takes_the_recorded_config(self):
         self.train("cut", "--set", "trainer.steps=2")
         self.ok("train", "--output", self.folder / "cut", "--resume", "--set", "trainer.steps=6")
