@@ -15,8 +15,12 @@ class Checksum {
   ~Checksum() { XXH64_freeState(state_); }
   Checksum(const Checksum&) = delete;
   Checksum& operator=(const Checksum&) = delete;
-  void add(const void* data, std::size_t bytes) {
-    if (bytes) XXH64_update(state_, data, bytes);
+  void add(std::string_view text) { XXH64_update(state_, text.data(), text.size()); }
+  // A tensor with all that says what its bytes mean.
+  void add(std::string_view name, DType dtype, const Shape& shape,
+           std::span<const std::byte> data) {
+    add(fmt::format("{} {} {}", name, dtype, shape));
+    if (!data.empty()) XXH64_update(state_, data.data(), data.size());
   }
   std::string hex() const { return fmt::format("{:016x}", XXH64_digest(state_)); }
 
@@ -30,10 +34,10 @@ void save_checkpoint(const std::filesystem::path& path, const nlohmann::json& st
                      const NamedTensors& tensors) {
   const std::string text = state.dump();
   Checksum sum;
-  sum.add(text.data(), text.size());
+  sum.add(text);
   for (const auto& [name, t] : tensors) {
-    sum.add(name.data(), name.size());
-    sum.add(t.raw(), static_cast<std::size_t>(t.bytes()));
+    const auto [dtype, shape] = stored_form(t);
+    sum.add(name, dtype, shape, {t.raw(), static_cast<std::size_t>(t.bytes())});
   }
   const nlohmann::json envelope = {{"version", kCheckpointVersion}, {"xxh64", sum.hex()}};
   write_safetensors(path, tensors, {{"nibble", envelope.dump()}, {"state", text}});
@@ -58,21 +62,23 @@ Checkpoint Checkpoint::open(const std::filesystem::path& path) {
       envelope_text != metadata.end() && state_text != metadata.end(), "checkpoint",
       "{} is a safetensors file without a nibble state; nibble import reads foreign weights", name);
   const nlohmann::json envelope = nlohmann::json::parse(envelope_text->second, nullptr, false);
-  NIBBLE_CHECK(envelope.is_object() && envelope.value("version", 0) > 0, "checkpoint",
-               "{}: damaged metadata", name);
+  const bool whole = envelope.is_object() && envelope.contains("version") &&
+                     envelope["version"].is_number_integer() && envelope.contains("xxh64") &&
+                     envelope["xxh64"].is_string();
+  NIBBLE_CHECK(whole, "checkpoint", "{}: damaged metadata", name);
+  const auto version = envelope["version"].get<std::int64_t>();
+  NIBBLE_CHECK(version >= 1, "checkpoint", "{}: damaged metadata", name);
   NIBBLE_CHECK(
-      envelope.value("version", 0) <= kCheckpointVersion, "checkpoint",
+      version <= kCheckpointVersion, "checkpoint",
       "{} was written by a newer version: got format {}, expected at most {}; update nibble", name,
-      envelope.value("version", 0), kCheckpointVersion);
+      version, kCheckpointVersion);
   Checksum sum;
-  sum.add(state_text->second.data(), state_text->second.size());
-  for (const SafetensorsFile::Entry& e : c.file_->entries()) {
-    sum.add(e.name.data(), e.name.size());
-    sum.add(c.file_->bytes(e).data(), c.file_->bytes(e).size());
-  }
-  NIBBLE_CHECK(envelope.value("xxh64", "") == sum.hex(), "checkpoint",
-               "{} is corrupt: got checksum {}, expected {}", name, sum.hex(),
-               envelope.value("xxh64", ""));
+  sum.add(state_text->second);
+  for (const SafetensorsFile::Entry& e : c.file_->entries())
+    sum.add(e.name, e.dtype, e.shape, c.file_->bytes(e));
+  const auto expected = envelope["xxh64"].get<std::string>();
+  NIBBLE_CHECK(expected == sum.hex(), "checkpoint", "{} is corrupt: got checksum {}, expected {}",
+               name, sum.hex(), expected);
   c.state_ =
       std::make_unique<nlohmann::json>(nlohmann::json::parse(state_text->second, nullptr, false));
   NIBBLE_CHECK(c.state_->is_object(), "checkpoint", "{}: damaged state", name);

@@ -10,8 +10,9 @@ namespace nibble {
 
 inline constexpr int kCheckpointVersion = 1;
 
-// `state` is the run's JSON (configuration, position, counters). The metadata entry "nibble" holds
-// the format version, the state and an XXH64 of state and data.
+// `state` is the run's JSON (configuration, position, counters), the metadata entry "state". The
+// entry "nibble" holds the format version and an XXH64 of the state and of every tensor's name,
+// dtype, shape and bytes.
 void save_checkpoint(const std::filesystem::path& path, const nlohmann::json& state,
                      const NamedTensors& tensors);
 

@@ -13,7 +13,7 @@ namespace nibble {
 
 struct LinearOptions {
   bool bias = true;
-  LinearRecipe recipe;
+  LinearRecipe recipe{};
   DType dtype = DType::F32;  // of the stored weight and bias
   Device device = kCpu;
 };

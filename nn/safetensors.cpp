@@ -31,15 +31,22 @@ constexpr std::array<std::pair<DType, std::string_view>, 8> kNames{{{DType::F64,
 
 std::string_view dtype_name(DType dtype) {
   for (const auto& [d, name] : kNames)
-    if (d == (dtype == DType::U4x2 ? DType::U8 : dtype)) return name;
+    if (d == dtype) return name;
   fail("safetensors", "dtype {} has no name in the format", dtype);
 }
 
-Shape stored_shape(const Tensor& t) {
-  return t.dtype() == DType::U4x2 ? Shape{t.bytes()} : t.shape();
+// nlohmann would cut 1.5 to 1; beyond int64 it wraps to a negative number, which no caller takes.
+std::int64_t integer(const Json& value) {
+  if (!value.is_number_integer()) fail("safetensors", "got {}, expected an integer", value.dump());
+  return value.get<std::int64_t>();
 }
 
 }  // namespace
+
+std::pair<DType, Shape> stored_form(const Tensor& t) {
+  if (t.dtype() == DType::U4x2) return {DType::U8, Shape{t.bytes()}};
+  return {t.dtype(), t.shape()};
+}
 
 void write_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
                        const Metadata& metadata) {
@@ -47,13 +54,13 @@ void write_safetensors(const std::filesystem::path& path, const NamedTensors& te
   if (!metadata.empty()) header["__metadata__"] = metadata;
   std::int64_t offset = 0;
   for (const auto& [name, tensor] : tensors) {
-    NIBBLE_CHECK(!header.contains(name), "safetensors", "{}: the name '{}' occurs twice",
-                 path.string(), name);
+    NIBBLE_CHECK(name != "__metadata__" && !header.contains(name), "safetensors",
+                 "{}: the name '{}' occurs twice", path.string(), name);
     NIBBLE_CHECK(tensor.device().is_cpu() && tensor.is_contiguous(), "safetensors",
                  "{}: '{}' must be a contiguous cpu tensor: got {}", path.string(), name,
                  describe(tensor));
-    const Shape shape = stored_shape(tensor);
-    header[name] = {{"dtype", dtype_name(tensor.dtype())},
+    const auto [dtype, shape] = stored_form(tensor);
+    header[name] = {{"dtype", dtype_name(dtype)},
                     {"shape", std::vector<std::int64_t>(shape.begin(), shape.end())},
                     {"data_offsets", {offset, offset + tensor.bytes()}}};
     offset += tensor.bytes();
@@ -102,8 +109,18 @@ SafetensorsFile::~SafetensorsFile() { ::munmap(const_cast<std::byte*>(map_), siz
 
 void SafetensorsFile::parse_header(std::string_view text) {
   const std::string file = path_.string();
-  const Json header = Json::parse(text, nullptr, false);
+  std::set<std::string> names;
+  std::string twice;
+  // Looked for while parsing: the parsed object has kept the last of two equal keys.
+  const auto watch = [&](int depth, Json::parse_event_t event, Json& key) {
+    if (depth == 1 && event == Json::parse_event_t::key &&
+        !names.insert(key.get<std::string>()).second)
+      twice = key.get<std::string>();
+    return true;
+  };
+  const Json header = Json::parse(text, watch, false);
   NIBBLE_CHECK(header.is_object(), "safetensors", "{}: the header is not a JSON object", file);
+  NIBBLE_CHECK(twice.empty(), "safetensors", "{}: the name '{}' occurs twice", file, twice);
   const std::uint64_t available = size_ - data_begin_;
   for (const auto& [name, value] : header.items()) {
     try {
@@ -119,14 +136,18 @@ void SafetensorsFile::parse_header(std::string_view text) {
                    "{}: '{}' has dtype {}, which is not supported", file, name, dtype);
       e.dtype = known->first;
       std::int64_t count = 1;
-      for (const auto d : value.at("shape").get<std::vector<std::int64_t>>()) {
+      for (const Json& extent : value.at("shape")) {
+        const std::int64_t d = integer(extent);
         NIBBLE_CHECK(d >= 0 && (d == 0 || count <= INT64_MAX / d / 8), "safetensors",
                      "{}: '{}' has an impossible shape", file, name);
         e.shape.push_back(d);
         count *= d;
       }
-      const auto offsets = value.at("data_offsets").get<std::array<std::uint64_t, 2>>();
-      e.begin = offsets[0], e.end = offsets[1];
+      const Json& offsets = value.at("data_offsets");
+      NIBBLE_CHECK(offsets.is_array() && offsets.size() == 2, "safetensors",
+                   "{}: '{}' needs two data_offsets", file, name);
+      e.begin = static_cast<std::uint64_t>(integer(offsets[0]));
+      e.end = static_cast<std::uint64_t>(integer(offsets[1]));
       NIBBLE_CHECK(e.begin <= e.end && e.end <= available, "safetensors",
                    "{}: '{}' lies at bytes {} to {} of {}; truncated or corrupt", file, name,
                    e.begin, e.end, available);

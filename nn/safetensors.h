@@ -22,6 +22,9 @@ using Metadata = std::map<std::string, std::string>;
 void write_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
                        const Metadata& metadata);
 
+// How a tensor is written: itself, or packed codes as their bytes.
+std::pair<DType, Shape> stored_form(const Tensor& tensor);
+
 class SafetensorsFile {
  public:
   struct Entry {

@@ -147,7 +147,7 @@ TEST_CASE("gpt2: checkpointed blocks give the same bits, noise included") {
   for (const char* recipe : {"none", "int8", "w8a8g8",
                              "none,fprop=int8:row|int8:row,dgrad=none,"
                              "wgrad.lhs=int4:row:sr"}) {
-    CAPTURE(recipe);
+    CAPTURE(std::string(recipe));
     Gpt2Config config = tiny_gpt2();
     config.embedding_dropout = config.attention_dropout = config.residual_dropout = 0.1;
     const Pass kept = pass(config, recipe);
