@@ -4,6 +4,7 @@
 
 #include "apps/run/run_info.h"
 #include "apps/train/session.h"
+#include "apps/train/weights.h"
 #include "quant/recipe.h"
 #include "tensor/ops.h"
 
@@ -89,15 +90,7 @@ TrainConfig config_of(const Json& state) {
 }
 
 NamedTensors Session::tensors() const {
-  NamedTensors all;
-  for (Parameter* p : parameters_) {
-    if (!p->is_quantized()) {
-      all.emplace_back(p->name, p->storage());
-      continue;
-    }
-    all.emplace_back(p->name + "/codes", p->quantized().payload());
-    all.emplace_back(p->name + "/scales", p->quantized().scales());
-  }
+  NamedTensors all = weight_tensors(*model_);
   for (auto& state : optimizer_->state_tensors()) all.push_back(std::move(state));
   return all;
 }
@@ -281,6 +274,9 @@ void Session::log_telemetry() {
 
 Outcome Session::run() {
   const TrainerConfig& t = config_.trainer;
+  // Before the first step: a full disk shows now, and a kill at any later moment can be resumed,
+  // with the weights of --init.
+  if (step_ == 0 && t.checkpoint_every > 0) save();
   while (step_ < t.steps) {
     const auto begin = std::chrono::steady_clock::now();
     const StepResult result = step();

@@ -1,18 +1,46 @@
 #include "apps/train/weights.h"
 
+#include "optim/optimizer.h"
+
 namespace nibble::train {
+namespace {
+
+std::string codes_of(const Parameter& p) { return p.name + "/codes"; }
+
+void append(NamedTensors& all, Parameter& p) {
+  if (!p.is_quantized()) {
+    all.emplace_back(p.name, p.storage());
+    return;
+  }
+  all.emplace_back(codes_of(p), p.quantized().payload());
+  all.emplace_back(p.name + "/scales", p.quantized().scales());
+}
+
+}  // namespace
 
 NamedTensors weight_tensors(Module& model) {
   NamedTensors all;
-  for (Parameter* p : parameters(model)) {
-    if (p->is_quantized()) {
-      all.emplace_back(p->name + "/codes", p->quantized().payload());
-      all.emplace_back(p->name + "/scales", p->quantized().scales());
-    } else {
-      all.emplace_back(p->name, p->storage());
-    }
-  }
+  for (Parameter* p : parameters(model)) append(all, *p);
   return all;
+}
+
+void load_weights(Module& model, const Checkpoint& checkpoint) {
+  for (Parameter* p : parameters(model)) {
+    const bool coded = checkpoint.file().find(codes_of(*p)), wanted = p->is_quantized();
+    const DType dtype = wanted ? DType::F32 : p->storage().dtype();
+    if (coded != wanted) {
+      p->set_value(Tensor::zeros(p->shape(), DType::F32, p->device()));
+      if (coded) set_weight_storage_int8(*p);
+    }
+    NamedTensors tensors;
+    append(tensors, *p);
+    checkpoint.restore(std::move(tensors), false);
+    p->bump_version();
+    if (wanted)
+      set_weight_storage_int8(*p);
+    else
+      set_weight_storage(*p, dtype);
+  }
 }
 
 }  // namespace nibble::train

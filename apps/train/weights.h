@@ -1,13 +1,16 @@
 // A model's weights as named tensors: what checkpoints store of it.
 #pragma once
 
+#include "nn/checkpoint_file.h"
 #include "nn/module.h"
-#include "nn/safetensors.h"
 
 namespace nibble::train {
 
 // The live tensors, by parameter name; one that is stored as codes is NAME/codes and NAME/scales.
 // Whoever overwrites them calls bump_version() on the parameters.
 NamedTensors weight_tensors(Module& model);
+// The weights of a checkpoint, whatever each side stores them as; through f32 where the two differ.
+// Errors: a parameter that the checkpoint lacks or has in another shape.
+void load_weights(Module& model, const Checkpoint& checkpoint);
 
 }  // namespace nibble::train
