@@ -39,7 +39,7 @@ def run(args, recipe, seed, steps, name, extra=()):
     with open(os.path.join(out, "metrics.jsonl")) as f:
         rows = [json.loads(line) for line in f]
     val = [r for r in rows if "val_loss" in r][-1]
-    return val["val_loss"], val["val_bits_per_byte"], time.monotonic() - begin
+    return val["val_loss"], val.get("val_bits_per_byte", math.nan), time.monotonic() - begin
 
 
 def main():
