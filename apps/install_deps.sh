@@ -2,15 +2,16 @@
 # Installs the Debian 12 packages that Nibble needs to build and test; does nothing when they are there.
 #   apps/install_deps.sh           install what is missing (as root, or through sudo)
 #   apps/install_deps.sh --check   only name what is missing; exit 1 if anything is
-#   apps/install_deps.sh --dev     also what contributors use: clang-format, clang-tidy, ccache, shellcheck
+#   apps/install_deps.sh --dev     also what contributors use: clang-format, clang-tidy, shellcheck
 set -euo pipefail
 
 packages=(
   g++ cmake ninja-build python3
   libeigen3-dev doctest-dev libfmt-dev nlohmann-json3-dev libcli11-dev libjsonnet-dev
   libpcre2-dev zlib1g-dev liblzma-dev libxxhash-dev libopenblas-dev pkg-config
+  ccache  # the Release and the CUDA build compile the same units
 )
-developer_packages=(clang-format clang-tidy ccache shellcheck)
+developer_packages=(clang-format clang-tidy shellcheck)
 
 usage() {
   sed -n '2,5s/^# \{0,1\}//p' "$0"
