@@ -29,9 +29,10 @@ template <class... Args>
 }  // namespace nibble
 
 // Always on. `op` names the operation at fault; then an fmt format string and its arguments.
-#define NIBBLE_CHECK(condition, op, ...)                       \
-  do {                                                         \
-    if (!(condition)) [[unlikely]] ::nibble::fail(op, __VA_ARGS__); \
+#define NIBBLE_CHECK(condition, op, ...) \
+  do {                                   \
+    if (!(condition)) [[unlikely]]       \
+      ::nibble::fail(op, __VA_ARGS__);   \
   } while (0)
 
 // Kernels only: debug builds.
