@@ -95,7 +95,9 @@ std::int64_t read_signed(const Json& value, const std::string& path, std::int64_
 
 std::uint64_t read_unsigned(const Json& value, const std::string& path, std::uint64_t high) {
   const bool whole = is_whole(value) && value.get<double>() >= 0;
-  const bool readable = value.is_number_unsigned() || whole;
+  // A C++ int is stored as a signed number, whatever its value.
+  const bool natural = value.is_number_integer() && value.get<std::int64_t>() >= 0;
+  const bool readable = value.is_number_unsigned() || natural || whole;
   const std::uint64_t number = readable ? value.get<std::uint64_t>() : 0;
   if (!readable || number > high) wrong_integer(value, path, std::uint64_t{0}, high);
   return number;

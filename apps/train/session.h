@@ -50,6 +50,7 @@ class Session {
   std::unique_ptr<LanguageModel> model_;
   std::unique_ptr<Optimizer> optimizer_;
   std::vector<Parameter*> parameters_;
+  std::int64_t sequence_;
   run::RunFolder folder_;
   run::StopRequest stop_;
   std::unique_ptr<TokenLoader> loader_;
@@ -62,7 +63,6 @@ class Session {
   Telemetry telemetry_;
   std::int64_t step_ = 0;       // updates finished (skipped ones included)
   std::int64_t saved_at_ = -1;  // step of the newest checkpoint written or restored
-  std::int64_t sequence_;
   std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 };
 

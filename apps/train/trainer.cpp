@@ -23,8 +23,8 @@ std::int64_t sequence_of(const TrainConfig& config, const LanguageModel& model) 
   return length;
 }
 
-// The model is built before the folder is touched: a configuration that cannot work leaves nothing
-// behind.
+// All that configuration and data decide is checked before the folder is touched: a run that cannot
+// work leaves nothing behind.
 std::unique_ptr<LanguageModel> checked_model(const TrainConfig& config, const Dataset& dataset,
                                              Device device) {
   check_available(device);
@@ -44,12 +44,12 @@ Session::Session(const TrainOptions& options)
       model_(checked_model(config_, dataset_, options.device)),
       optimizer_(build_optimizer(config_, *model_)),
       parameters_(parameters(*model_)),
+      sequence_(sequence_of(config_, *model_)),
       folder_(options.output,
               options.resume ? run::RunFolder::Mode::Resume : run::RunFolder::Mode::New),
       progress_(options.log, run::ProgressOptions::for_stream(options.log)),
       state_(options.device),
-      schedule_(schedule_of(config_.trainer)),
-      sequence_(sequence_of(config_, *model_)) {
+      schedule_(schedule_of(config_.trainer)) {
   loader_ = std::make_unique<TokenLoader>(shard_paths(config_.data.path, dataset_.train),
                                           LoaderOptions{.batch = config_.trainer.batch,
                                                         .length = sequence_,
@@ -122,14 +122,11 @@ void Session::restore() {
 void Session::start_from(const std::filesystem::path& path) {
   const Checkpoint checkpoint =
       open_any(path, [&](const std::string& text) { progress_.message("warning: " + text); });
-  NamedTensors weights;
-  for (Parameter* p : parameters_) {
-    NIBBLE_CHECK(!p->is_quantized(), "train", "--init needs dense weights; {} is stored as codes",
-                 p->name);
-    weights.emplace_back(p->name, p->storage());
-  }
-  checkpoint.restore(std::move(weights), false);
-  for (Parameter* p : parameters_) p->bump_version();
+  const auto vocab = checkpoint.state().value("vocab", std::int64_t{0});
+  NIBBLE_CHECK(vocab == dataset_.vocab_size, "train",
+               "--init: the weights know a vocabulary of {} tokens, expected the {} of {}", vocab,
+               dataset_.vocab_size, config_.data.path.string());
+  load_weights(*model_, checkpoint);
   save();  // a resume must find these weights, not the file they came from
   progress_.message(fmt::format("weights from {}", checkpoint.file().path().string()));
 }
@@ -175,6 +172,9 @@ Session::StepResult Session::step() {
 }
 
 void Session::handle_not_finite(std::int64_t position, double loss, double norm) {
+  // A NaN's sign is an accident of the instructions that made it.
+  if (std::isnan(loss)) loss = std::fabs(loss);
+  if (std::isnan(norm)) norm = std::fabs(norm);
   optimizer_->zero_grad();
   loader_->seek(position);
   Tape tape;
@@ -274,9 +274,6 @@ void Session::log_telemetry() {
 
 Outcome Session::run() {
   const TrainerConfig& t = config_.trainer;
-  // Before the first step: a full disk shows now, and a kill at any later moment can be resumed,
-  // with the weights of --init.
-  if (step_ == 0 && t.checkpoint_every > 0) save();
   while (step_ < t.steps) {
     const auto begin = std::chrono::steady_clock::now();
     const StepResult result = step();
