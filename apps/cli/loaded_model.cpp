@@ -22,8 +22,7 @@ LoadedModel LoadedModel::open(const std::filesystem::path& path, Device device) 
   NIBBLE_CHECK(loaded.vocab > 0, "checkpoint", "{} does not say the size of its vocabulary",
                loaded.path.string());
   loaded.model = train::build_model(loaded.config, loaded.vocab, device);
-  checkpoint.restore(train::weight_tensors(*loaded.model), false);
-  for (Parameter* p : parameters(*loaded.model)) p->bump_version();
+  train::load_weights(*loaded.model, checkpoint);
   return loaded;
 }
 
