@@ -3,7 +3,7 @@
   model: { layers: 4, heads: 4, width: 128, context: 256 },
   trainer: {
     batch: 8,
-    steps: 600,
+    steps: 800,
     lr: 2e-3,
     warmup: 40,
     eval_every: 0,
