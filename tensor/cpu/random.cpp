@@ -1,59 +1,61 @@
+#include <algorithm>
 #include <cmath>
-#include <numbers>
 
 #include "tensor/cpu/draws.h"
 #include "tensor/cpu/loops.h"
 #include "tensor/kernels.h"
+#include "tensor/normal_math.h"
 
 namespace nibble::cpu {
 namespace {
 
-// Calls f(i, words, count) for every Philox block: its words belong to elements [i, i + count).
+constexpr std::size_t kBlocks = 32;
+constexpr std::int64_t kDrawBatch = 128;  // elements: 32-bit draws of kBlocks blocks
+
+// out[i] for i < n: f(words, values) turns the words of a batch of blocks into its values.
 template <class F>
-void for_blocks(std::int64_t n, const RngKey& key, F f) {
+void for_batches(float* out, std::int64_t n, const RngKey& key, F f) {
   const std::uint32_t step = key.step_value();
-  parallel_for(n, kGrain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; i += 4) {
-      const auto block = static_cast<std::uint64_t>(i) / 4;
-      const Philox p =
-          philox4x32_10(static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32),
-                        key.site, step, key.seed);
-      f(i, p.v, std::min<std::int64_t>(4, end - i));
+  parallel_for(n, kGrain, [=](std::int64_t begin, std::int64_t end) {
+    BlockWords<kBlocks> words;
+    std::array<float, kDrawBatch> values;
+    for (std::int64_t i = begin; i < end; i += kDrawBatch) {
+      philox_batch(key, step, i / 4, words);
+      f(words, values);
+      std::copy_n(values.data(), std::min(kDrawBatch, end - i), out + i);
     }
   });
 }
-
-constexpr std::int64_t kDrawBatch = 128;
 
 }  // namespace
 
 void random_uniform(Tensor& y, double low, double high, const RngKey& key) {
-  float* out = y.data<float>();
   // Rounding to f32 must not reach `high`: the interval is half open.
   const auto lo = static_cast<float>(low), hi = static_cast<float>(high);
   const float last = high > low ? std::nextafter(hi, lo) : hi;
-  for_blocks(y.numel(), key, [=](std::int64_t i, const auto& words, std::int64_t count) {
-    for (std::int64_t j = 0; j < count; ++j) {
-      const double u = uniform01(words[static_cast<std::size_t>(j)]);
-      out[i + j] = std::min(static_cast<float>(std::fma(high - low, u, low)), last);
-    }
+  for_batches(y.data<float>(), y.numel(), key, [=](const auto& words, auto& values) {
+    for (std::size_t b = 0; b < kBlocks; ++b)
+      for (std::size_t w = 0; w < 4; ++w) {
+        const double u = uniform01(words[w][b]);
+        values[4 * b + w] = std::min(static_cast<float>(std::fma(high - low, u, low)), last);
+      }
   });
 }
 
-// Elements 2j and 2j + 1 share two words w0, w1 of block j / 2: with u = (w0 + 1) / 2^32 in (0, 1]
-// and v = w1 / 2^32, they are √(−2 ln u) times cos 2πv and sin 2πv. An odd tail drops the sine.
+// Elements 2j and 2j + 1 are the Box-Muller pair of words 2j % 4 and 2j % 4 + 1 of block j / 2.
 void random_normal(Tensor& y, double mean, double stddev, const RngKey& key) {
-  float* out = y.data<float>();
-  constexpr double kUnit = 1.0 / 4294967296.0;
-  for_blocks(y.numel(), key, [=](std::int64_t i, const auto& words, std::int64_t count) {
-    for (std::int64_t j = 0; j < count; j += 2) {
-      const double w0 = words[static_cast<std::size_t>(j)];
-      const double w1 = words[static_cast<std::size_t>(j + 1)];
-      const double radius = std::sqrt(-2.0 * std::log((w0 + 1.0) * kUnit));
-      const double angle = 2.0 * std::numbers::pi * (w1 * kUnit);
-      const double z0 = radius * std::cos(angle), z1 = radius * std::sin(angle);
-      out[i + j] = static_cast<float>(std::fma(stddev, z0, mean));
-      if (j + 1 < count) out[i + j + 1] = static_cast<float>(std::fma(stddev, z1, mean));
+  for_batches(y.data<float>(), y.numel(), key, [=](const auto& words, auto& values) {
+    for (std::size_t half = 0; half < 4; half += 2) {
+      std::array<float, kBlocks> first, second;
+      for (std::size_t b = 0; b < kBlocks; ++b) {
+        const scalar::NormalPair z = scalar::box_muller(words[half][b], words[half + 1][b]);
+        first[b] = static_cast<float>(std::fma(stddev, z.first, mean));
+        second[b] = static_cast<float>(std::fma(stddev, z.second, mean));
+      }
+      for (std::size_t b = 0; b < kBlocks; ++b) {
+        values[4 * b + half] = first[b];
+        values[4 * b + half + 1] = second[b];
+      }
     }
   });
 }
