@@ -31,7 +31,9 @@ class Checksum {
 }  // namespace
 
 void save_checkpoint(const std::filesystem::path& path, const nlohmann::json& state,
-                     const NamedTensors& tensors) {
+                     const NamedTensors& all) {
+  NamedTensors tensors;  // copies for those of a GPU, the tensors themselves otherwise
+  for (const auto& [name, t] : all) tensors.emplace_back(name, t.to(kCpu));
   const std::string text = state.dump();
   Checksum sum;
   sum.add(text);

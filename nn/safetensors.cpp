@@ -204,6 +204,12 @@ void SafetensorsFile::read_into(const Entry& e, Tensor& destination) const {
   }
   NIBBLE_CHECK(destination.is_contiguous(), "safetensors", "'{}' is read into a strided view",
                e.name);
+  if (!destination.device().is_cpu()) {
+    Tensor host = Tensor::empty(destination.shape(), destination.dtype());
+    read_into(e, host);
+    destination.copy_from(host);
+    return;
+  }
   if (!source.empty()) std::memcpy(destination.raw(), source.data(), source.size());
   destination.bump_version();
 }

@@ -166,7 +166,7 @@ std::int64_t Optimizer::state_bytes() const {
 double clip_gradients(const std::vector<Parameter*>& parameters, double max_norm,
                       StepState& state) {
   NIBBLE_CHECK(max_norm >= 0, "clip", "got a maximum norm of {}, expected at least 0", max_norm);
-  Tensor total = Tensor::zeros({1}, DType::F64);
+  Tensor total = Tensor::zeros({1}, DType::F64, state.device());
   for (const Parameter* p : parameters)
     if (p->has_grad()) NIBBLE_DISPATCH(p->device(), sum_squares(total, p->grad(), true));
   const double norm = std::sqrt(total.item());
@@ -175,8 +175,7 @@ double clip_gradients(const std::vector<Parameter*>& parameters, double max_norm
     return norm;
   }
   // The 1e-6 is torch.nn.utils.clip_grad_norm_'s; it keeps a zero norm from dividing.
-  if (max_norm > 0 && norm > max_norm)
-    state.scalars()->clip = static_cast<float>(max_norm / (norm + 1e-6));
+  if (max_norm > 0 && norm > max_norm) state.set_clip(max_norm / (norm + 1e-6));
   return norm;
 }
 

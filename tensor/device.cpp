@@ -2,6 +2,10 @@
 
 #include <charconv>
 
+#ifdef NIBBLE_CUDA_BACKEND
+#include "tensor/cuda/context.h"
+#endif
+
 namespace nibble {
 
 std::string to_string(Device device) {
@@ -26,9 +30,12 @@ Device parse_device(std::string_view name) {
 }
 
 void check_available(Device device) {
-  if (device.is_cuda() && !kHasCuda)
-    fail("device", "this build has no CUDA backend: got {}, expected cpu; use --device cpu",
-         device);
+  if (!device.is_cuda()) return;
+#ifdef NIBBLE_CUDA_BACKEND
+  cuda::check_device(device.index);
+#else
+  fail("device", "this build has no CUDA backend: got {}, expected cpu; use --device cpu", device);
+#endif
 }
 
 }  // namespace nibble

@@ -45,13 +45,18 @@ struct fmt::formatter<nibble::Device> : fmt::formatter<std::string> {
 // Runs a kernel pair's half for `device`: NIBBLE_DISPATCH(y.device(), gelu(y, x)). Meta runs
 // nothing.
 #ifdef NIBBLE_CUDA_BACKEND
+namespace nibble::cuda {
+void use(int index);  // tensor/cuda/context.h
+}
 #define NIBBLE_DISPATCH(device, ...)                  \
   do {                                                \
     const ::nibble::Device nibble_device_ = (device); \
-    if (nibble_device_.is_cpu())                      \
+    if (nibble_device_.is_cpu()) {                    \
       ::nibble::cpu::__VA_ARGS__;                     \
-    else if (nibble_device_.is_cuda())                \
+    } else if (nibble_device_.is_cuda()) {            \
+      ::nibble::cuda::use(nibble_device_.index);      \
       ::nibble::cuda::__VA_ARGS__;                    \
+    }                                                 \
   } while (0)
 #else
 #define NIBBLE_DISPATCH(device, ...)                  \

@@ -128,6 +128,8 @@ NIBBLE_KERNEL(attention_backward, Tensor& dq, Tensor& dk, Tensor& dv, const Tens
 // values (−inf, 0, 0 before the first chunk); afterwards loss = max + log(sum) − target_logit.
 NIBBLE_KERNEL(cross_entropy_update, Tensor& max, Tensor& sum, Tensor& target_logit,
               const Tensor& logits, const Tensor& targets, std::int64_t begin)
+// Every target must be −1 or below `classes`; the first other one is an error (on a GPU: a fault).
+NIBBLE_KERNEL(check_targets, const Tensor& targets /*I32*/, std::int64_t classes)
 // dlogits = (softmax − onehot) · scale[0] for rows whose target is not −1, 0 elsewhere; lse = max +
 // log(sum); scale is a one-element tensor. dlogits may be the very tensor `logits`.
 NIBBLE_KERNEL(cross_entropy_backward, Tensor& dlogits, const Tensor& logits, const Tensor& targets,

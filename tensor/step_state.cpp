@@ -1,17 +1,69 @@
 #include "tensor/step_state.h"
 
-namespace nibble {
+#include <cstring>
 
-StepState::StepState(Device device) : device_(device), scalars_(std::make_unique<StepScalars>()) {
-  check_available(device);
+#ifdef NIBBLE_CUDA_BACKEND
+#include "tensor/cuda/context.h"
+#endif
+
+namespace nibble {
+namespace {
+
+// A Meta state holds its scalars on the host: nothing reads them but the code around the step.
+Device home(Device device) { return device.is_meta() ? kCpu : device; }
+
+}  // namespace
+
+StepState::StepState(Device device)
+    : device_(device), storage_(Ref<Storage>::make(sizeof(StepScalars), home(device))) {
+  const StepScalars initial;
+  write(0, &initial, sizeof(initial));
 }
+
 void StepState::begin(std::uint32_t step, double lr) {
-  scalars_->step = step;
-  scalars_->lr = static_cast<float>(lr);
-  scalars_->clip = 1;
+  const auto rate = static_cast<float>(lr);
+  const float clip = 1;
+  write(offsetof(StepScalars, step), &step, sizeof(step));
+  write(offsetof(StepScalars, lr), &rate, sizeof(rate));
+  write(offsetof(StepScalars, clip), &clip, sizeof(clip));
 }
-StepScalars StepState::read() const { return *scalars_; }
-void StepState::clear_bad() { scalars_->bad = 0; }
-void StepState::mark_bad() { scalars_->bad = 1; }
+
+StepScalars StepState::read() const {
+  StepScalars s;
+#ifdef NIBBLE_CUDA_BACKEND
+  if (device_.is_cuda()) {
+    cuda::use(device_.index);
+    cuda::copy_to_host(&s, pointer(), sizeof(s));
+    return s;
+  }
+#endif
+  std::memcpy(&s, pointer(), sizeof(s));
+  return s;
+}
+
+void StepState::set_clip(double factor) {
+  const auto clip = static_cast<float>(factor);
+  write(offsetof(StepScalars, clip), &clip, sizeof(clip));
+}
+void StepState::clear_bad() {
+  const std::uint32_t bad = 0;
+  write(offsetof(StepScalars, bad), &bad, sizeof(bad));
+}
+void StepState::mark_bad() {
+  const std::uint32_t bad = 1;
+  write(offsetof(StepScalars, bad), &bad, sizeof(bad));
+}
+
+void StepState::write(std::size_t offset, const void* value, std::size_t bytes) {
+  std::byte* to = storage_->data() + offset;
+#ifdef NIBBLE_CUDA_BACKEND
+  if (device_.is_cuda()) {
+    cuda::use(device_.index);
+    cuda::copy_to_device(to, value, bytes);
+    return;
+  }
+#endif
+  std::memcpy(to, value, bytes);
+}
 
 }  // namespace nibble

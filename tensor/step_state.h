@@ -2,10 +2,12 @@
 // (design.md, amendment 16), so that a captured step needs nothing from the host.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <memory>
 
 #include "tensor/device.h"
+#include "tensor/ref.h"
+#include "tensor/storage.h"
 
 namespace nibble {
 
@@ -21,16 +23,21 @@ class StepState {
   explicit StepState(Device device = kCpu);
   void begin(std::uint32_t step, double lr);  // bad stays as it is; clip becomes 1
   StepScalars read() const;                   // synchronises
+  void set_clip(double factor);
   void clear_bad();
   void mark_bad();
-  StepScalars* scalars() { return scalars_.get(); }
-  const StepScalars* scalars() const { return scalars_.get(); }
-  const std::uint32_t* step_pointer() const { return &scalars_->step; }
+  // Where the kernels run: host memory for the CPU, device memory for a GPU.
+  StepScalars* scalars() { return pointer(); }
+  const StepScalars* scalars() const { return pointer(); }
+  const std::uint32_t* step_pointer() const { return &pointer()->step; }
   Device device() const { return device_; }
 
  private:
+  StepScalars* pointer() const { return reinterpret_cast<StepScalars*>(storage_->data()); }
+  void write(std::size_t offset, const void* value, std::size_t bytes);
+
   Device device_;
-  std::unique_ptr<StepScalars> scalars_;
+  Ref<Storage> storage_;
 };
 
 }  // namespace nibble

@@ -3,6 +3,10 @@
 #include "tensor/kernels.h"
 #include "tensor/rng.h"
 
+#ifdef NIBBLE_CUDA_BACKEND
+#include "tensor/cuda/context.h"
+#endif
+
 namespace nibble {
 namespace {
 
@@ -233,15 +237,32 @@ Tensor Tensor::to(DType wanted) const {
 Tensor Tensor::to(Device wanted) const {
   if (device() == wanted) return *this;
   check_available(wanted);
-  NIBBLE_CHECK(wanted.is_meta(), "to", "cannot move {} to {}", describe(*this), wanted);
-  return empty(shape(), dtype(), wanted);
+  Tensor y = empty(shape(), dtype(), wanted);
+  if (wanted.is_meta()) return y;
+  NIBBLE_CHECK(!device().is_meta(), "to", "a meta tensor has no data: cannot move {} to {}",
+               describe(*this), wanted);
+#ifdef NIBBLE_CUDA_BACKEND
+  const Tensor x = is_contiguous() ? *this : clone();
+  const auto bytes = static_cast<std::size_t>(x.bytes());
+  if (bytes == 0) return y;
+  if (device().is_cpu()) {
+    cuda::use(wanted.index);
+    cuda::copy_to_device(y.raw(), x.raw(), bytes);
+  } else if (wanted.is_cpu()) {
+    cuda::use(device().index);
+    cuda::copy_to_host(y.raw(), x.raw(), bytes);
+  } else {
+    const Tensor host = x.to(kCpu);
+    return host.to(wanted);
+  }
+#endif
+  return y;
 }
 
 void Tensor::copy_from(const Tensor& source) {
   NIBBLE_CHECK(shape() == source.shape(), "copy", "got {} into {}", describe(source),
                describe(*this));
-  NIBBLE_CHECK(device() == source.device(), "copy", "got {} into {}", describe(source),
-               describe(*this));
+  if (device() != source.device()) return copy_from(source.to(device()));
   if (numel() > 0) NIBBLE_DISPATCH(device(), copy(*this, source));
   bump_version();
 }
@@ -258,6 +279,7 @@ double Tensor::item() const {
 
 template <class T>
 std::vector<T> Tensor::to_vector() const {
+  if (device().is_cuda()) return to(kCpu).template to_vector<T>();
   const Tensor x = (is_contiguous() && dtype() == dtype_of<T> ? *this : [&] {
     Tensor y = empty(shape(), dtype_of<T>, device());
     y.copy_from(*this);

@@ -90,7 +90,7 @@ gpu_cases() { # the number of test cases that need a GPU in $root/cuda
   local program n total=0
   for program in "$root"/cuda/tests/test_*; do
     [[ -f "$program" && -x "$program" ]] || continue
-    n="$("$program" --list-test-cases --no-skip --test-case='cuda/*' | sed -n 's/.*current filters: //p')"
+    n="$("$program" --list-test-cases --no-skip --test-case='cuda *' | sed -n 's/.*current filters: //p')"
     ((total += ${n:-0}))
   done
   echo "$total"

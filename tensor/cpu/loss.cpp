@@ -83,4 +83,12 @@ void cross_entropy_backward(Tensor& dlogits, const Tensor& logits, const Tensor&
                       backward<T>(dlogits, logits, targets, lse, scale, begin));
 }
 
+void check_targets(const Tensor& targets, std::int64_t classes) {
+  const auto* values = targets.data<std::int32_t>();
+  for (std::int64_t i = 0; i < targets.numel(); ++i)
+    NIBBLE_CHECK(values[i] >= -1 && values[i] < classes, "cross_entropy",
+                 "got target {} in row {}, expected 0 to {}, or -1 for an ignored row", values[i],
+                 i, classes - 1);
+}
+
 }  // namespace nibble::cpu

@@ -1,0 +1,170 @@
+#include "tensor/cuda/context.h"
+
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace nibble::cuda {
+namespace {
+
+// Kernels are built for compute capability 9.0a; design.md, amendment 22.
+constexpr int kMinMajor = 9;
+
+struct Context {
+  cudaStream_t stream = nullptr;
+  cublasLtHandle_t blas = nullptr;
+  void* workspace = nullptr;
+  Fault* fault = nullptr;  // pinned host memory that the device writes
+  int multiprocessors = 0;
+};
+
+// Never destroyed: static tensors may outlive any static object, and the driver frees all at exit.
+struct Contexts {
+  std::mutex mutex;
+  std::vector<std::unique_ptr<Context>> by_device;
+};
+Contexts& contexts() {
+  static Contexts* c = new Contexts;
+  return *c;
+}
+
+thread_local int t_current = -1;
+std::uint64_t g_copies_to_host = 0;
+
+Context& context() {
+  if (t_current < 0) use(0);
+  Contexts& all = contexts();
+  const std::lock_guard lock(all.mutex);
+  const auto at = static_cast<std::size_t>(t_current);
+  if (all.by_device.size() <= at) all.by_device.resize(at + 1);
+  std::unique_ptr<Context>& slot = all.by_device[at];
+  if (!slot) {
+    auto c = std::make_unique<Context>();
+    NIBBLE_CUDA_CHECK(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
+    NIBBLE_CUDA_CHECK(
+        cudaDeviceGetAttribute(&c->multiprocessors, cudaDevAttrMultiProcessorCount, t_current));
+    void* host = nullptr;
+    NIBBLE_CUDA_CHECK(cudaHostAlloc(&host, sizeof(Fault), cudaHostAllocMapped));
+    std::memset(host, 0, sizeof(Fault));
+    c->fault = static_cast<Fault*>(host);
+    slot = std::move(c);
+  }
+  return *slot;
+}
+
+[[noreturn]] void throw_fault(const Fault& f) {
+  constexpr const char* kWhen = "; found on the GPU, after later operations had begun";
+  if (f.kind == Fault::kTarget)
+    fail("cross_entropy", "got target {} in row {}, expected 0 to {}, or -1 for an ignored row{}",
+         f.value, f.position, f.extent - 1, kWhen);
+  const char* op = f.kind == Fault::kIndexSelect ? "index_select"
+                   : f.kind == Fault::kIndexAdd  ? "index_add"
+                                                 : "take_along_last";
+  fail(op, "got index {} at position {}, expected 0 to {}{}", f.value, f.position, f.extent - 1,
+       kWhen);
+}
+
+}  // namespace
+
+void throw_status(const char* expression, int code, const char* text, const char* file, int line) {
+  const char* name = std::strrchr(file, '/');
+  fail("cuda", "{} failed: {} (code {}) at {}:{}", expression, text, code, name ? name + 1 : file,
+       line);
+}
+
+int device_count() {
+  static const int count = [] {
+    int n = 0;
+    return cudaGetDeviceCount(&n) == cudaSuccess ? n : 0;
+  }();
+  return count;
+}
+
+void check_device(int index) {
+  const int count = device_count();
+  if (count == 0) {
+    int n = 0;
+    const cudaError_t status = cudaGetDeviceCount(&n);
+    fail("device", "no usable GPU: got cuda:{}, and CUDA says '{}'; use --device cpu", index,
+         cudaGetErrorString(status == cudaSuccess ? cudaErrorNoDevice : status));
+  }
+  NIBBLE_CHECK(index < count, "device", "no such GPU: got cuda:{}, expected cuda:0 … cuda:{}",
+               index, count - 1);
+  cudaDeviceProp p{};
+  NIBBLE_CUDA_CHECK(cudaGetDeviceProperties(&p, index));
+  NIBBLE_CHECK(
+      p.major == kMinMajor, "device",
+      "cuda:{} is a {} of compute capability {}.{}, expected {}.0, which the kernels of this "
+      "build are for; use --device cpu",
+      index, p.name, p.major, p.minor, kMinMajor);
+}
+
+void use(int index) {
+  if (t_current == index) return;
+  NIBBLE_CUDA_CHECK(cudaSetDevice(index));
+  t_current = index;
+}
+int current() { return t_current < 0 ? 0 : t_current; }
+
+cudaStream_t stream() { return context().stream; }
+int multiprocessors() { return context().multiprocessors; }
+Fault* fault() { return context().fault; }
+
+cublasLtHandle_t blas() {
+  Context& c = context();
+  if (!c.blas) NIBBLE_CUBLAS_CHECK(cublasLtCreate(&c.blas));
+  return c.blas;
+}
+
+void* blas_workspace() {
+  Context& c = context();
+  if (!c.workspace) NIBBLE_CUDA_CHECK(cudaMalloc(&c.workspace, kBlasWorkspace));
+  return c.workspace;
+}
+
+void wait() { NIBBLE_CUDA_CHECK(cudaStreamSynchronize(stream())); }
+
+void synchronize() {
+  Context& c = context();
+  wait();
+  if (c.fault->kind != Fault::kNone) {
+    const Fault found = *c.fault;
+    std::memset(c.fault, 0, sizeof(Fault));
+    throw_fault(found);
+  }
+}
+
+void copy_to_device(void* to, const void* from, std::size_t bytes) {
+  NIBBLE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream()));
+}
+
+void copy_to_host(void* to, const void* from, std::size_t bytes) {
+  ++g_copies_to_host;
+  NIBBLE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream()));
+  synchronize();
+}
+std::uint64_t copies_to_host() { return g_copies_to_host; }
+
+void* allocate(std::size_t bytes) {
+  context();  // the device is chosen and alive
+  void* block = nullptr;
+  const cudaError_t status = cudaMalloc(&block, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();  // it is not sticky; the caller frees its cache and tries again
+    return nullptr;
+  }
+  NIBBLE_CUDA_CHECK(status);
+  return block;
+}
+
+void free(void* block) { (void)cudaFree(block); }
+
+MemoryInfo memory_info() {
+  context();
+  MemoryInfo m{};
+  NIBBLE_CUDA_CHECK(cudaMemGetInfo(&m.free, &m.total));
+  return m;
+}
+
+}  // namespace nibble::cuda
