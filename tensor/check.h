@@ -1,6 +1,9 @@
 // Errors: NIBBLE_CHECK and nibble::Error.
 #pragma once
 
+#ifdef __CUDACC__  // nvcc cannot evaluate fmt's check of format strings; other compilers do
+#define FMT_CONSTEVAL
+#endif
 #include <fmt/format.h>
 
 #include <stdexcept>
