@@ -1,0 +1,206 @@
+#include "tensor/cuda/gemm_lt.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+
+namespace nibble::cuda {
+namespace {
+
+constexpr const char* kOp = "gemm";
+
+template <class T, cublasStatus_t (*kDestroy)(T*)>
+struct Destroy {
+  void operator()(T* p) const { (void)kDestroy(p); }
+};
+using Operation = std::unique_ptr<cublasLtMatmulDescOpaque_t,
+                                  Destroy<cublasLtMatmulDescOpaque_t, cublasLtMatmulDescDestroy>>;
+using Layout = std::unique_ptr<cublasLtMatrixLayoutOpaque_t,
+                               Destroy<cublasLtMatrixLayoutOpaque_t, cublasLtMatrixLayoutDestroy>>;
+using Preference =
+    std::unique_ptr<cublasLtMatmulPreferenceOpaque_t,
+                    Destroy<cublasLtMatmulPreferenceOpaque_t, cublasLtMatmulPreferenceDestroy>>;
+
+// The library is column-major: it sees the transposed product cᵀ = bᵀ·aᵀ, so that its first operand
+// is our b, its second our a, and a matrix of ours with contiguous rows is its untransposed one.
+struct Plan {
+  Operation operation;
+  Layout first, second, result;
+  std::optional<cublasLtMatmulAlgo_t> algorithm;  // none: the library does not serve the product
+};
+
+cudaDataType_t data_type(DType dtype) {
+  switch (dtype) {
+    case DType::F32: return CUDA_R_32F;
+    case DType::BF16: return CUDA_R_16BF;
+    case DType::I8: return CUDA_R_8I;
+    case DType::I32: return CUDA_R_32I;
+    default: fail(kOp, "got dtype {}, expected f32, bf16, i8 or i32", dtype);
+  }
+}
+
+bool is_integer(const LtProduct& p) { return p.c.dtype == DType::I32; }
+
+void check(const LtProduct& p) {
+  const DType in = p.a.dtype, out = p.c.dtype;
+  const bool types =
+      in == p.b.dtype && ((in == DType::F32 && out == DType::F32) ||
+                          (in == DType::BF16 && (out == DType::BF16 || out == DType::F32)) ||
+                          (in == DType::I8 && out == DType::I32));
+  NIBBLE_CHECK(types, kOp,
+               "got {} x {} -> {}, expected f32 x f32 -> f32, bf16 x bf16 -> bf16 or f32, or "
+               "i8 x i8 -> i32",
+               in, p.b.dtype, out);
+  NIBBLE_CHECK(p.batch > 0 && p.m > 0 && p.n > 0 && p.k > 0 && !p.c.transposed, kOp,
+               "got batch {} of [{}, {}] x [{}, {}]{}, expected positive extents and contiguous "
+               "rows in the result",
+               p.batch, p.m, p.k, p.k, p.n, p.c.transposed ? " into columns" : "");
+}
+
+template <class T>
+void set(cublasLtMatmulDesc_t operation, cublasLtMatmulDescAttributes_t attribute, T value) {
+  NIBBLE_CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof value));
+}
+template <class T>
+void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttributes_t attribute,
+         T value) {
+  NIBBLE_CUBLAS_CHECK(
+      cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value));
+}
+template <class T>
+void set(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t attribute, T value) {
+  NIBBLE_CUBLAS_CHECK(cublasLtMatrixLayoutSetAttribute(layout, attribute, &value, sizeof value));
+}
+
+// A [rows, cols] matrix of ours.
+Layout make_layout(const LtMatrix& x, std::int64_t rows, std::int64_t cols, std::int64_t batch) {
+  const std::int64_t run = x.transposed ? rows : cols, runs = x.transposed ? cols : rows;
+  NIBBLE_CHECK(x.stride >= run, kOp, "runs of {} elements lie {} apart", run, x.stride);
+  cublasLtMatrixLayout_t layout = nullptr;
+  NIBBLE_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&layout, data_type(x.dtype),
+                                                 static_cast<std::uint64_t>(run),
+                                                 static_cast<std::uint64_t>(runs), x.stride));
+  Layout owned(layout);
+  if (batch > 1) {
+    set(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<std::int32_t>(batch));
+    set(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, x.batch_stride);
+  }
+  return owned;
+}
+
+Operation make_operation(const LtProduct& p) {
+  cublasLtMatmulDesc_t operation = nullptr;
+  // COMPUTE_32F is IEEE f32 for F32 inputs: TF32 would be COMPUTE_32F_FAST_TF32.
+  NIBBLE_CUBLAS_CHECK(
+      cublasLtMatmulDescCreate(&operation, is_integer(p) ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
+                               is_integer(p) ? CUDA_R_32I : CUDA_R_32F));
+  Operation owned(operation);
+  set(operation, CUBLASLT_MATMUL_DESC_TRANSA, p.b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+  set(operation, CUBLASLT_MATMUL_DESC_TRANSB, p.a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+  if (p.bias_alignment != 0) {
+    set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+    // Planning reads only the pointer's alignment; this one has exactly the promised one.
+    set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+        reinterpret_cast<const void*>(static_cast<std::uintptr_t>(p.bias_alignment)));
+  }
+  return owned;
+}
+
+Preference make_preference(const LtProduct& p) {
+  cublasLtMatmulPreference_t preference = nullptr;
+  NIBBLE_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&preference));
+  Preference owned(preference);
+  set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{kBlasWorkspace});
+  // A split contraction may only be summed in the compute type, in a pass of its own: neither in
+  // place nor rounded to the output type between the parts.
+  set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+      static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+  const auto align = [&](cublasLtMatmulPreferenceAttributes_t attribute, const LtMatrix& x) {
+    set(preference, attribute, static_cast<std::uint32_t>(x.alignment));
+  };
+  align(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, p.b);
+  align(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, p.a);
+  align(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, p.c);
+  align(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, p.c);
+  return owned;
+}
+
+// f32 products must not pass through tensor cores, which round the operands (TF32) or emulate.
+bool is_acceptable(const LtProduct& p, const cublasLtMatmulHeuristicResult_t& found) {
+  if (found.state != CUBLAS_STATUS_SUCCESS || found.workspaceSize > kBlasWorkspace) return false;
+  if (p.a.dtype != DType::F32) return true;
+  std::uint64_t flags = 0;
+  std::size_t written = 0;
+  NIBBLE_CUBLAS_CHECK(cublasLtMatmulAlgoCapGetAttribute(
+      &found.algo, CUBLASLT_ALGO_CAP_NUMERICAL_IMPL_FLAGS, &flags, sizeof flags, &written));
+  return (flags & CUBLASLT_NUMERICAL_IMPL_FLAGS_TENSOR_OP_MASK) == 0;
+}
+
+Plan make_plan(const LtProduct& p) {
+  check(p);
+  Plan plan;
+  plan.operation = make_operation(p);
+  plan.first = make_layout(p.b, p.k, p.n, p.batch);
+  plan.second = make_layout(p.a, p.m, p.k, p.batch);
+  plan.result = make_layout(p.c, p.m, p.n, p.batch);
+  const Preference preference = make_preference(p);
+  std::array<cublasLtMatmulHeuristicResult_t, 8> found{};
+  int count = 0;
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+      blas(), plan.operation.get(), plan.first.get(), plan.second.get(), plan.result.get(),
+      plan.result.get(), preference.get(), static_cast<int>(found.size()), found.data(), &count);
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED) return plan;
+  NIBBLE_CUBLAS_CHECK(status);
+  const auto end = found.begin() + count;
+  const auto first =
+      std::find_if(found.begin(), end, [&](const auto& f) { return is_acceptable(p, f); });
+  if (first != end) plan.algorithm = first->algo;
+  return plan;
+}
+
+// Never destroyed, like the contexts: the library may be gone before static objects are.
+struct Cache {
+  std::mutex mutex;  // also held while a plan runs, because its bias pointer is part of it
+  std::map<LtProduct, Plan> plans;
+};
+Cache& cache() {
+  static std::mutex mutex;
+  static auto* by_device = new std::map<int, Cache>;
+  const std::lock_guard lock(mutex);
+  return (*by_device)[current()];
+}
+
+}  // namespace
+
+bool lt_multiply(const LtProduct& product, const LtPointers& at) {
+  Cache& known = cache();
+  const std::lock_guard lock(known.mutex);
+  auto entry = known.plans.find(product);
+  if (entry == known.plans.end()) entry = known.plans.emplace(product, make_plan(product)).first;
+  const Plan& plan = entry->second;
+  if (!plan.algorithm) return false;
+  if (product.bias_alignment != 0)
+    set(plan.operation.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, at.bias);
+  const float alpha = 1, beta = product.accumulate ? 1 : 0;
+  const std::int32_t int_alpha = 1, int_beta = product.accumulate ? 1 : 0;
+  const bool integer = is_integer(product);
+  const void* const one = integer ? static_cast<const void*>(&int_alpha) : &alpha;
+  const void* const keep = integer ? static_cast<const void*>(&int_beta) : &beta;
+  NIBBLE_CUBLAS_CHECK(cublasLtMatmul(blas(), plan.operation.get(), one, at.b, plan.first.get(),
+                                     at.a, plan.second.get(), keep, at.c, plan.result.get(), at.c,
+                                     plan.result.get(), &*plan.algorithm, blas_workspace(),
+                                     kBlasWorkspace, stream()));
+  return true;
+}
+
+int alignment_of(const void* p, std::int64_t distance) {
+  const auto bits = reinterpret_cast<std::uintptr_t>(p) | static_cast<std::uintptr_t>(distance);
+  int alignment = 16;
+  while (bits % static_cast<std::uintptr_t>(alignment) != 0) alignment /= 2;
+  return alignment;
+}
+
+}  // namespace nibble::cuda

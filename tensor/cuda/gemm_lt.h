@@ -1,0 +1,49 @@
+// Matrix products through cuBLASLt: row-major, batched, planned once a shape and kept. The plan is
+// the library's first suggestion among algorithms with the same bits in every run; nothing is ever
+// timed, and no address matters beyond its 16-byte alignment. Host code only.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+
+#include "tensor/cuda/context.h"
+#include "tensor/dtype.h"
+
+namespace nibble::cuda {
+
+// Where an operand's elements lie: a matrix whose rows (columns, when `transposed`) are contiguous
+// runs, `stride` ≥ their length apart.
+struct LtMatrix {
+  DType dtype = DType::F32;
+  bool transposed = false;
+  std::int64_t stride = 0;        // elements
+  std::int64_t batch_stride = 0;  // elements; 0: one matrix serves the whole batch
+  int alignment = 16;             // of every matrix's first element, bytes: see alignment_of
+  auto operator<=>(const LtMatrix&) const = default;
+};
+
+// c[i] [m, n] (+)= a[i] [m, k] · b[i] [k, n] (+ bias [n]), i < batch; all extents positive.
+// F32 × F32 → F32 in IEEE f32, never TF32; BF16 × BF16 → BF16 or F32 with f32 sums; I8 × I8 → I32,
+// which wraps and wants runs along k in both operands (b transposed), k and n multiples of 16 and
+// m > 16. c is not transposed.
+struct LtProduct {
+  std::int64_t batch = 1, m = 0, n = 0, k = 0;
+  LtMatrix a, b, c;
+  bool accumulate = false;
+  int bias_alignment = 0;  // 0: no bias
+  auto operator<=>(const LtProduct&) const = default;
+};
+struct LtPointers {
+  const void *a, *b;
+  void* c;
+  const void* bias = nullptr;  // of c's dtype
+};
+
+// Enqueues the product. False, with nothing done, when the library has no repeatable algorithm for
+// it; the answer depends on the product alone.
+[[nodiscard]] bool lt_multiply(const LtProduct& product, const LtPointers& at);
+
+// The power of two up to 16 that divides the address and the distance (in bytes).
+int alignment_of(const void* p, std::int64_t distance = 0);
+
+}  // namespace nibble::cuda
