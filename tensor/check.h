@@ -1,8 +1,8 @@
 // Errors: NIBBLE_CHECK and nibble::Error.
 #pragma once
 
-#ifdef __CUDACC__  // nvcc cannot evaluate fmt's check of format strings; other compilers do
-#define FMT_CONSTEVAL
+#ifdef __CUDACC__  // fmt 9 takes constexpr away from nvcc, and then cannot check format strings
+#define FMT_USE_CONSTEXPR 1
 #endif
 #include <fmt/format.h>
 
