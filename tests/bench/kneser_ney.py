@@ -1,22 +1,26 @@
 #!/usr/bin/env python3
-"""Interpolated modified Kneser-Ney over bytes: the baseline a trained model must beat.
+"""Interpolated modified Kneser-Ney over bytes or tokens: the baseline a trained model must beat.
 
     python3 tests/bench/kneser_ney.py data/text/austen.txt            # bits a byte, orders 1..5
     python3 tests/bench/kneser_ney.py data/text/austen.txt --check    # also: every distribution sums to 1
+    python3 tests/bench/kneser_ney.py out/dataset                     # over the tokens of a dataset
 
 Trains on the first 90 % of the file's bytes and scores each of the last 10 % given the bytes before
-it (the training text's tail serves the first few). Chen & Goodman, "An empirical study of smoothing
+it (the training text's tail serves the first few); of a dataset, on its training split and its
+validation split, also in bits a byte of text. Chen & Goodman, "An empirical study of smoothing
 techniques for language modeling" (1998), section 3: raw counts at the highest order, below it the
 number of distinct bytes seen to the left; three discounts an order from the counts of counts; every
-order is interpolated with the one below, the lowest with the uniform distribution over 256 bytes.
+order is interpolated with the one below, the lowest with the uniform distribution over all symbols.
 """
 import argparse
+import array
 import collections
+import json
 import math
 import pathlib
 import sys
 
-SYMBOLS = 256
+HEADER = 1024  # bytes before the tokens of an llm.c shard
 
 
 def discounts(counts):
@@ -31,10 +35,11 @@ def discounts(counts):
 
 
 class KneserNey:
-    """p(byte | context) with at most order - 1 bytes of context."""
+    """p(symbol | context) with at most order - 1 symbols of context. Texts are bytes or tuples."""
 
-    def __init__(self, text, order):
+    def __init__(self, text, order, symbols):
         self.order = order
+        self.symbols = symbols
         grams = {k: collections.Counter(text[i : i + k] for i in range(len(text) - k + 1))
                  for k in range(1, order + 1)}
         self.counts = {order: grams[order]}
@@ -48,52 +53,71 @@ class KneserNey:
                 self.total[gram[:-1]] += count
                 self.reserved[gram[:-1]] += self.discounts[k][min(count, 3) - 1]
 
-    def probability(self, context, byte):
-        """p(byte | the last order - 1 bytes of context), from the uniform distribution upwards."""
-        p = 1 / SYMBOLS
+    def probability(self, context, symbol):
+        """p(symbol | the last order - 1 of context), from the uniform distribution upwards."""
+        p = 1 / self.symbols
         for k in range(1, min(self.order, len(context) + 1) + 1):
             history = context[len(context) - k + 1 :]
             total = self.total.get(history)
             if total is None:  # an unseen history: no longer one is known either
                 break
-            count = self.counts[k].get(history + byte, 0)
+            count = self.counts[k].get(history + symbol, 0)
             kept = count - self.discounts[k][min(count, 3) - 1] if count else 0.0
             p = (kept + self.reserved[history] * p) / total
         return p
 
-    def bits_per_byte(self, text, start):
-        """Mean of -log2 p over text[start:]."""
+    def bits(self, text, start):
+        """Sum of -log2 p over text[start:]."""
         reach = self.order - 1
-        bits = math.fsum(-math.log2(self.probability(text[max(0, i - reach) : i], text[i : i + 1]))
+        return math.fsum(-math.log2(self.probability(text[max(0, i - reach) : i], text[i : i + 1]))
                          for i in range(start, len(text)))
-        return bits / (len(text) - start)
 
 
 def check(model):
-    """The largest |sum of p - 1| over a seen context of every length and some unseen ones."""
-    every = [bytes([b]) for b in range(SYMBOLS)]
+    """The largest |sum of p - 1| over seen contexts of every length and some unseen ones."""
+    kind = type(next(iter(model.total)))
+    every = [kind([symbol]) for symbol in range(model.symbols)]
     by_length = collections.defaultdict(list)
     for context in sorted(model.total):
         by_length[len(context)].append(context)
-    contexts = [context for same in by_length.values() for context in same[:: 1 + len(same) // 500]]
-    contexts += [bytes([0, 255, 128, 7]), b"\0e th", b"zqxj"]
+    contexts = [context for same in by_length.values() for context in same[:: 1 + len(same) // (128000 // model.symbols)]]
+    contexts += [kind(unseen) for unseen in (b"\0\xff\x80\7", b"\0e th", b"zqxj")]
     return len(contexts), max(
-        abs(math.fsum(model.probability(context, byte) for byte in every) - 1)
+        abs(math.fsum(model.probability(context, symbol) for symbol in every) - 1)
         for context in contexts)
+
+
+def read_text(path):
+    """Symbols, where validation starts, how many symbols there are, bytes of text to validate."""
+    text = path.read_bytes()
+    start = len(text) * 9 // 10
+    return text, start, 256, len(text) - start
+
+
+def read_dataset(path):
+    """The same of a folder that `nibble tokenize` wrote."""
+    about = json.loads((path / "dataset.json").read_text())
+    parts = []
+    for split in ("train", "val"):
+        tokens = array.array("H")
+        for shard in sorted(path.glob(f"{split}_*.bin")):
+            tokens.frombytes(shard.read_bytes()[HEADER:])
+        parts.append(tuple(tokens))
+    return parts[0] + parts[1], len(parts[0]), about["tokenizer"]["vocab_size"], about["val"]["text_bytes"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("text", type=pathlib.Path)
+    parser.add_argument("text", type=pathlib.Path, help="a text file, or a dataset's folder")
     parser.add_argument("--order", type=int, default=5, help="report orders 1 to this (default 5)")
     parser.add_argument("--check", action="store_true", help="verify that distributions sum to 1")
     arguments = parser.parse_args()
-    text = arguments.text.read_bytes()
-    start = len(text) * 9 // 10
-    print(f"{arguments.text.name}: {start} bytes train, {len(text) - start} bytes validate")
+    read = read_dataset if arguments.text.is_dir() else read_text
+    text, start, symbols, size = read(arguments.text)
+    print(f"{arguments.text.name}: {symbols} symbols, {start} train, {len(text) - start} validate ({size} bytes)")
     for order in range(1, arguments.order + 1):
-        model = KneserNey(text[:start], order)
-        line = f"order {order}: {model.bits_per_byte(text, start):.4f} bits a byte"
+        model = KneserNey(text[:start], order, symbols)
+        line = f"order {order}: {model.bits(text, start) / size:.4f} bits a byte"
         if arguments.check:
             contexts, error = check(model)
             line += f"; {contexts} contexts, |sum - 1| <= {error:.1e}"
