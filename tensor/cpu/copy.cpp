@@ -1,44 +1,12 @@
 #include <cmath>
 #include <cstring>
-#include <limits>
-#include <numeric>
 
+#include "tensor/convert.h"
 #include "tensor/cpu/loops.h"
 #include "tensor/kernels.h"
 
 namespace nibble::cpu {
 namespace {
-
-// Fp8 payloads hold values here, unlike Tensor::data(), which hands out their bytes.
-template <class F>
-void with_type(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::F64: return f(double{});
-    case DType::F32: return f(float{});
-    case DType::BF16: return f(bfloat16{});
-    case DType::I32: return f(std::int32_t{});
-    case DType::U8: return f(std::uint8_t{});
-    case DType::I8: return f(std::int8_t{});
-    case DType::E4M3: return f(float8_e4m3{});
-    case DType::E5M2: return f(float8_e5m2{});
-    case DType::U4x2: break;
-  }
-  fail("copy", "packed 4-bit codes have no numeric value: got dtype {}", dtype);
-}
-
-// Saturates to the range of an integer type; NaN becomes 0.
-template <class To, class From>
-To converted(From x) {
-  if constexpr (std::is_integral_v<To>) {
-    const auto v = static_cast<double>(x);
-    constexpr double kLow = std::numeric_limits<To>::min(), kHigh = std::numeric_limits<To>::max();
-    return static_cast<To>(v >= kHigh ? kHigh : v > kLow ? v : std::isnan(v) ? 0.0 : kLow);
-  } else if constexpr (std::is_same_v<To, double>) {
-    return static_cast<double>(x);
-  } else {
-    return static_cast<To>(static_cast<float>(x));
-  }
-}
 
 template <class To, class From>
 void copy_row(To* y, std::int64_t sy, const From* x, std::int64_t sx, std::int64_t n) {
@@ -86,32 +54,13 @@ void copy_tiled(To* y, const From* x, const Strided<2>& s, int fast) {
 
 template <class To, class From>
 void copy_strided(To* y, const From* x, const Strided<2>& s) {
-  const int last = s.rank - 1;
-  int fast = last;
-  for (int d = 0; d < last; ++d)
-    if (s.stride[1][d] != 0 && s.stride[1][d] < s.stride[1][fast]) fast = d;
+  const int last = s.rank - 1, fast = dense_dimension(s);
   if (fast != last) return copy_tiled(y, x, s, fast);
   parallel_for(s.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
     walk_rows(s, begin, end, [&](std::int64_t, const auto& at, std::int64_t n) {
       copy_row(y + at[0], s.stride[0][last], x + at[1], s.stride[1][last], n);
     });
   });
-}
-
-// Dimensions by descending stride of y, so that writes are as sequential as the view allows.
-std::array<int, Shape::kMaxRank> write_order(const Tensor& y) {
-  std::array<int, Shape::kMaxRank> order{};
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.begin() + y.rank(),
-                   [&](int a, int b) { return y.strides()[a] > y.strides()[b]; });
-  return order;
-}
-
-void check_writable(const Tensor& y, const char* op) {
-  for (int d = 0; d < y.rank(); ++d)
-    NIBBLE_CHECK(y.strides()[d] != 0 || y.size(d) <= 1, op,
-                 "cannot write into an expanded view: {} with strides {}", describe(y),
-                 y.strides());
 }
 
 void copy_packed(Tensor& y, const Tensor& x) {
@@ -128,8 +77,8 @@ void copy(Tensor& y, const Tensor& x) {
   check_writable(y, "copy");
   if (y.dtype() == DType::U4x2 || x.dtype() == DType::U4x2) return copy_packed(y, x);
   const Strided<2> s = coalesce<2>(x.shape(), {y.strides(), x.strides()}, write_order(y));
-  with_type(y.dtype(), [&]<class To>(To) {
-    with_type(x.dtype(), [&]<class From>(From) {
+  with_element_type(y.dtype(), [&]<class To>(To) {
+    with_element_type(x.dtype(), [&]<class From>(From) {
       copy_strided(reinterpret_cast<To*>(y.raw()), reinterpret_cast<const From*>(x.raw()), s);
     });
   });
@@ -146,7 +95,7 @@ void fill(Tensor& y, double value) {
     return;
   }
   const Strided<1> s = coalesce<1>(y.shape(), {y.strides()}, write_order(y));
-  with_type(y.dtype(), [&]<class T>(T) {
+  with_element_type(y.dtype(), [&]<class T>(T) {
     T* data = reinterpret_cast<T*>(y.raw());
     const T v = converted<T>(value);
     const std::int64_t step = s.stride[0][s.rank - 1];

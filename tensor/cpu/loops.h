@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 
+#include "tensor/strided.h"
 #include "tensor/tensor.h"
 #include "tensor/thread_pool.h"
 
@@ -33,47 +34,6 @@ template <class T, class F, class... X>
 void map(T* y, std::int64_t n, F f, const X*... x) {
   parallel_for(n, kGrain,
                [=](std::int64_t begin, std::int64_t end) { map_range(y, begin, end, f, x...); });
-}
-
-// N operands over one index space, adjacent dimensions merged where every operand allows it.
-template <int N>
-struct Strided {
-  int rank = 0;
-  std::array<std::int64_t, Shape::kMaxRank> extent{};
-  std::array<std::array<std::int64_t, Shape::kMaxRank>, N> stride{};
-
-  std::int64_t numel() const {
-    std::int64_t n = 1;
-    for (int d = 0; d < rank; ++d) n *= extent[d];
-    return n;
-  }
-};
-
-// `order` lists dimensions from outermost to innermost.
-template <int N>
-Strided<N> coalesce(const Shape& shape, const std::array<Shape, N>& strides,
-                    const std::array<int, Shape::kMaxRank>& order) {
-  Strided<N> out;
-  for (int at = 0; at < shape.rank(); ++at) {
-    const int d = order[at];
-    if (shape[d] == 1) continue;
-    bool merges = out.rank > 0;
-    for (int k = 0; k < N && merges; ++k)
-      merges = out.stride[k][out.rank - 1] == strides[k][d] * shape[d];
-    if (!merges) out.extent[out.rank++] = 1;
-    out.extent[out.rank - 1] *= shape[d];
-    for (int k = 0; k < N; ++k) out.stride[k][out.rank - 1] = strides[k][d];
-  }
-  if (out.rank == 0) {  // a single element
-    out.rank = 1;
-    out.extent[0] = 1;
-  }
-  return out;
-}
-
-template <int N>
-Strided<N> coalesce(const Shape& shape, const std::array<Shape, N>& strides) {
-  return coalesce<N>(shape, strides, {0, 1, 2, 3, 4, 5});
 }
 
 // Calls row(i, offsets, n) for the pieces of innermost rows that cover the elements [begin, end) in
