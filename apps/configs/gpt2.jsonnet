@@ -1,6 +1,6 @@
 // GPT-2 small, 524,288 tokens a step. Batch and accumulation fit a large GPU; keep their product.
 {
-  model: { size: 'gpt2' },
+  model: { size: 'gpt2', compute: 'bf16' },
   trainer: {
     batch: 32,
     accumulation: 16,

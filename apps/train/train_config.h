@@ -26,6 +26,7 @@ struct ModelConfig {
   bool checkpoint_blocks = false;
   std::int64_t vocab_chunk = 8192;
   std::string gelu = "tanh";
+  std::string compute = "f32";  // of activations and of the dense products' operands: f32 or bf16
 };
 
 struct DataConfig {
@@ -80,6 +81,9 @@ void visit(V& v, ModelConfig& c) {
   v.check(c.type == "gpt2", "type", "got \"{}\" expected \"gpt2\"", c.type);
   v.check(c.gelu == "tanh" || c.gelu == "erf", "gelu", "got \"{}\" expected \"tanh\" or \"erf\"",
           c.gelu);
+  v("compute", c.compute);
+  v.check(c.compute == "f32" || c.compute == "bf16", "compute",
+          "got \"{}\" expected \"f32\" or \"bf16\"", c.compute);
 }
 
 template <class V>

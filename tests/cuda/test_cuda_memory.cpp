@@ -1,0 +1,91 @@
+// Storage, transfers, the step's scalars and faults on a GPU.
+#include "nn/checkpoint_file.h"
+#include "temp_dir.h"
+#include "tensor/step_state.h"
+#include "tests/cuda/lockstep.h"
+#include "tests/tensor_testing.h"
+
+#include <nlohmann/json.hpp>
+
+using namespace nibble;
+using namespace nibble::testing;
+
+GPU_TEST("cuda memory: a round trip keeps every bit, of any dtype and view") {
+  for (const DType dtype :
+       {DType::F64, DType::F32, DType::BF16, DType::I32, DType::U8, DType::I8}) {
+    const Tensor x = Tensor::uniform({37, 12}, 0, 100, RngKey{1, 2}).to(dtype);
+    check_bits(x, x.to(kGpu));
+    if (dtype != DType::F64) check_bits(ops::contiguous(x.t()), x.to(kGpu).t().to(kCpu));
+    check_bits(x.slice(0, 3, 9), x.slice(0, 3, 9).to(kGpu));
+  }
+  CHECK(Tensor::empty({0, 3}).to(kGpu).to(kCpu).shape() == Shape({0, 3}));
+}
+
+GPU_TEST("cuda memory: blocks are counted, reused and given back") {
+  release_cached_memory(kGpu);
+  const std::int64_t before = memory_stats(kGpu).current;
+  const std::byte* first = nullptr;
+  {
+    const Tensor x = Tensor::empty({1 << 20}, DType::F32, kGpu);
+    first = x.raw();
+    CHECK(memory_stats(kGpu).current == before + (4 << 20));
+  }
+  CHECK(memory_stats(kGpu).current == before);
+  CHECK(Tensor::empty({1 << 20}, DType::F32, kGpu).raw() == first);
+  const std::size_t held = cuda::memory_info().free;
+  release_cached_memory(kGpu);
+  CHECK(cuda::memory_info().free >= held + (4u << 20));
+}
+
+GPU_TEST("cuda memory: running out is one clear line, and the device goes on") {
+  const std::string message = error_of([] { Tensor::empty({1ll << 40}, DType::F32, kGpu); });
+  CHECK(message.find("allocate: out of memory on cuda:0: 4096.00 GiB were asked for") == 0);
+  CHECK(message.find("a smaller trainer.batch") != std::string::npos);
+  CHECK(Tensor::full({3}, 2, DType::F32, kGpu).to_vector() == std::vector<float>{2, 2, 2});
+}
+
+GPU_TEST("cuda memory: the step's scalars are read where the kernels run") {
+  StepState state(kGpu);
+  state.begin(7, 0.25);
+  state.set_clip(0.5);
+  state.mark_bad();
+  const StepScalars s = state.read();
+  CHECK(s.step == 7);
+  CHECK(s.lr == 0.25f);
+  CHECK(s.clip == 0.5f);
+  CHECK(s.bad == 1);
+  state.clear_bad();
+  state.begin(8, 1);
+  CHECK(state.read().bad == 0);
+  CHECK(state.read().clip == 1);
+  // A key that points to the device's step draws what one with the number draws on the CPU.
+  StepState host(kCpu);
+  host.begin(8, 1);
+  const Tensor a = Tensor::uniform({100}, 0, 1, RngKey{3, 4, host.step_pointer()});
+  check_bits(a, Tensor::uniform({100}, 0, 1, RngKey{3, 4, state.step_pointer()}, DType::F32, kGpu));
+}
+
+GPU_TEST("cuda memory: an index out of range is an error at the next synchronisation") {
+  const Tensor table = Tensor::zeros({10, 4}, DType::F32, kGpu);
+  const Tensor index = Tensor::from(std::vector<std::int32_t>{0, 12, 3}, {3}).to(kGpu);
+  const std::string message = error_of([&] { ops::index_select(table, index).to_vector(); });
+  CHECK(message.find("index_select: got index 12 at position 1, expected 0 to 9") == 0);
+  const std::string target = error_of([&] {
+    ops::check_targets(index, 3);
+    cuda::synchronize();
+  });
+  CHECK(target.find("cross_entropy: got target 12 in row 1, expected 0 to 2") == 0);
+  cuda::synchronize();  // the fault was taken
+}
+
+GPU_TEST("cuda memory: a checkpoint of a GPU's tensors is the CPU's, and loads on both") {
+  const test::TempDir dir;
+  const Tensor x = uniform({33, 5}), h = uniform({7}, DType::BF16);
+  save_checkpoint(dir / "cpu.nib", {{"step", 1}}, {{"x", x}, {"h", h}});
+  save_checkpoint(dir / "gpu.nib", {{"step", 1}}, {{"x", x.to(kGpu)}, {"h", h.to(kGpu)}});
+  CHECK(test::read_file(dir / "cpu.nib") == test::read_file(dir / "gpu.nib"));
+  Tensor a = Tensor::zeros({33, 5}, DType::F32, kGpu), b = Tensor::zeros({7}, DType::BF16, kGpu);
+  Checkpoint::open(dir / "cpu.nib").restore({{"x", a}, {"h", b}}, true);
+  check_bits(x, a);
+  check_bits(h, b);
+}
