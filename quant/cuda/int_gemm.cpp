@@ -1,0 +1,90 @@
+// cuda::int_gemm: the choice of a route, and the one through cuBLASLt.
+#include "quant/cuda/int_gemm.h"
+
+#include <algorithm>
+
+#include "tensor/cuda/gemm_lt.h"
+
+namespace nibble::cuda {
+namespace {
+
+// Sums of −128 · −128 stay below 2³¹ up to here.
+constexpr std::int64_t kMaxDepth = 131071;
+// Below it the int32 result, written and read again, costs more than the library's faster products
+// win: from its 1300 TOP/s and 2.1 ps a result for the pass that scales
+// (tests/bench/results/2026-11-22-spike-block-kernels.md) against an assumed 600 TOP/s of our
+// tiles.
+constexpr std::int64_t kLibraryDepth = 1536;
+// int32 sums in scratch memory (256 MiB); larger results go by slabs of rows.
+constexpr std::int64_t kMaxSums = std::int64_t{64} << 20;
+constexpr std::int64_t kLibraryRows = 32, kLibraryMaxCols = kMaxSums / kLibraryRows / 2;
+
+bool fits_int8(DType payload) { return payload == DType::I8 || payload == DType::U4x2; }
+
+void multiply_by_library(const IntProduct& p) {
+  const Tensor a = padded_codes(p.a, p.k), b = padded_codes(p.b, p.k);
+  const std::int64_t m = p.m(), n = p.n(), k = a.size(1);
+  // Equal slabs, because the library wants more than a few rows in each.
+  const std::int64_t slabs = (m * n + kMaxSums - 1) / kMaxSums;
+  const Tensor scratch = Tensor::empty({(m + slabs - 1) / slabs, n}, DType::I32, p.c.device());
+  LtProduct product;
+  product.n = n;
+  product.k = k;
+  product.a = {DType::I8, false, k, 0, 16};
+  product.b = {DType::I8, true, k, 0, 16};
+  product.c = {DType::I32, false, n, 0, 16};
+  for (std::int64_t slab = 0; slab < slabs; ++slab) {
+    const std::int64_t row = m * slab / slabs, end = m * (slab + 1) / slabs;
+    Tensor sums = scratch.slice(0, 0, end - row);
+    product.m = end - row;
+    const bool served =
+        lt_multiply(product, {a.data<std::int8_t>() + row * k, b.raw(), sums.raw(), nullptr});
+    NIBBLE_CHECK(served, "int_gemm",
+                 "cuBLASLt {} has no int8 algorithm for [{}, {}] x [{}, {}], which it documents",
+                 cublasLtGetVersion(), product.m, k, k, n);
+    scale_sums(p, sums, row);
+  }
+}
+
+}  // namespace
+
+std::string_view to_string(IntGemmRoute route) {
+  switch (route) {
+    case IntGemmRoute::Library: return "cublaslt+scale";
+    case IntGemmRoute::Tiles: return "tensor-core tiles";
+    case IntGemmRoute::General: return "general dp4a";
+  }
+  fail("int_gemm", "no such route: got {}", static_cast<int>(route));
+}
+
+IntGemmRoute int_gemm_route(const IntGemmLayout& x) {
+  const std::int64_t block = std::min(x.block, x.k);
+  const bool whole = block == x.k;
+  const bool regular = whole || block == 32 || block == 64 || block % 128 == 0;
+  if (x.k == 0 || x.zero_points || !fits_int8(x.a) || !fits_int8(x.b) || !regular ||
+      block > kMaxDepth)
+    return IntGemmRoute::General;
+  // The library's integer kernels want aligned columns and more than 16 rows, in every slab.
+  if (whole && x.k >= kLibraryDepth && x.n % 16 == 0 && x.n <= kLibraryMaxCols &&
+      x.m >= kLibraryRows)
+    return IntGemmRoute::Library;
+  return IntGemmRoute::Tiles;
+}
+
+void int_gemm(Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_t k,
+              std::int64_t block, const Tensor& bias, bool accumulate) {
+  const IntProduct p{c, a, b, k, std::max<std::int64_t>(block, 1), bias, accumulate};
+  if (p.m() == 0 || p.n() == 0) return;
+  NIBBLE_CHECK(std::max({p.m(), p.n(), k}) < INT32_MAX, "int_gemm",
+               "got [{}, {}] x [{}, {}], expected extents below 2^31", p.m(), k, k, p.n());
+  const IntGemmRoute route =
+      int_gemm_route({p.m(), p.n(), k, p.block, a.codes.dtype(), b.codes.dtype(),
+                      a.zeros.defined() || b.zeros.defined()});
+  switch (route) {
+    case IntGemmRoute::Library: return multiply_by_library(p);
+    case IntGemmRoute::Tiles: return int_gemm_tiles(p);
+    case IntGemmRoute::General: return int_gemm_general(p);
+  }
+}
+
+}  // namespace nibble::cuda

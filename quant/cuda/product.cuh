@@ -1,0 +1,108 @@
+// What the kernels of a product of codes share: codes, scales, and the rounding of results.
+#pragma once
+
+#include "quant/cuda/int_gemm.h"
+#include "tensor/cuda/common.cuh"
+
+namespace nibble::cuda {
+
+// A CodeOperand's codes as kernels see them.
+enum class Payload : std::uint8_t { I8, U8, I4, U4 };
+struct Codes {
+  const std::uint8_t* bytes;
+  std::int64_t row_bytes;
+  Payload payload;
+
+  __device__ std::int32_t at(std::uint32_t row, std::uint32_t k) const {
+    const std::uint8_t* const r = bytes + row * row_bytes;
+    if (payload == Payload::I8) return static_cast<std::int8_t>(__ldg(r + k));
+    if (payload == Payload::U8) return __ldg(r + k);
+    const std::int32_t nibble = (__ldg(r + k / 2) >> (4 * (k % 2))) & 15;
+    return payload == Payload::I4 ? (nibble ^ 8) - 8 : nibble;
+  }
+};
+inline Codes codes_of(const CodeOperand& x) {
+  const DType dtype = x.codes.dtype();
+  const Payload payload = dtype == DType::I8   ? Payload::I8
+                          : dtype == DType::U8 ? Payload::U8
+                          : x.is_signed        ? Payload::I4
+                                               : Payload::U4;
+  return {reinterpret_cast<const std::uint8_t*>(x.codes.raw()), bytes_of(dtype, x.codes.size(1)),
+          payload};
+}
+
+// A CodeOperand's scales as kernels see them; extents are below 2^31.
+struct Scales {
+  const float* scales;
+  const float* zeros;     // may be null
+  std::uint32_t columns;  // 1, or one for each contraction block
+  std::uint32_t tile_rows;
+
+  __device__ std::int64_t index(std::uint32_t row, std::uint32_t block) const {
+    return static_cast<std::int64_t>(row / tile_rows) * columns + (columns == 1 ? 0 : block);
+  }
+  __device__ float at(std::uint32_t row, std::uint32_t block) const {
+    return __ldg(scales + index(row, block));
+  }
+};
+inline Scales scales_of(const CodeOperand& x) {
+  return {x.scales.data<float>(), x.zeros ? x.zeros.data<float>() : nullptr,
+          static_cast<std::uint32_t>(x.scales.size(1)), static_cast<std::uint32_t>(x.tile_rows)};
+}
+
+// A product's only block, or block `index` of several; written out because nvcc would fuse the
+// first and the CPU does not.
+__device__ inline float scale_whole(float sum, float sa, float sb) {
+  return __fmul_rn(__fmul_rn(sum, sa), sb);
+}
+
+// c: rescaled results f become c (+)= f + bias, rounded once.
+template <class T>
+struct Output {
+  T* c;
+  std::int64_t stride;
+  std::uint32_t m, n;
+  const float* bias;  // may be null
+  bool accumulate, vectors;
+
+  __device__ T result(float f, T before, std::uint32_t col) const {
+    const float y = bias ? __fadd_rn(f, __ldg(bias + col)) : f;
+    return from_float<T>(accumulate ? __fadd_rn(to_float(before), y) : y);
+  }
+  __device__ void store(float f, std::uint32_t row, std::uint32_t col) const {
+    if (row >= m || col >= n) return;
+    T& to = c[row * stride + col];
+    to = result(f, accumulate ? to : T(), col);
+  }
+  // Four columns, from a multiple of 4.
+  __device__ void store4(const float (&f)[4], std::uint32_t row, std::uint32_t col) const {
+    if (!vectors || col + 4 > n) {
+#pragma unroll
+      for (std::uint32_t j = 0; j < 4; ++j) store(f[j], row, col + j);
+      return;
+    }
+    if (row >= m) return;
+    T* const to = c + row * stride + col;
+    Vector<T, 4> v{};
+    if (accumulate) v = load_vector<T, 4>(to);
+#pragma unroll
+    for (std::uint32_t j = 0; j < 4; ++j)
+      v[static_cast<int>(j)] = result(f[j], v[static_cast<int>(j)], col + j);
+    store_vector(to, v);
+  }
+};
+template <class T>
+Output<T> output_of(const IntProduct& p) {
+  Tensor c = p.c;
+  Output<T> y{};
+  y.c = c.data<T>();
+  y.m = static_cast<std::uint32_t>(p.m());
+  y.n = static_cast<std::uint32_t>(p.n());
+  y.stride = y.m == 1 ? y.n : c.strides()[0];
+  y.bias = p.bias ? p.bias.data<float>() : nullptr;
+  y.accumulate = p.accumulate;
+  y.vectors = (y.m == 1 || y.stride % 4 == 0) && is_aligned(y.c, 4 * sizeof(T));
+  return y;
+}
+
+}  // namespace nibble::cuda
