@@ -172,9 +172,11 @@ Var cross_entropy(const Var& logits, const Tensor& targets) {
   const Tensor zero = Tensor::zeros({1}, dtype, t.device());
   const Tensor one = Tensor::full({1}, 1, dtype, t.device());
   const Tensor weights = ops::where(ops::less(t.to(dtype), zero), zero, one);
-  // -1 picks some column whose weight is 0. f64 holds every index.
+  // -1 picks some column whose weight is 0. f32 holds every index up to 2^24.
+  NIBBLE_CHECK(logits.size(-1) <= 1 << 24, "cross_entropy", "got {} classes, expected at most 2^24",
+               logits.size(-1));
   const Tensor index =
-      ops::maximum(t.to(DType::F64), Tensor::zeros({1}, DType::F64, t.device())).to(DType::I32);
+      ops::maximum(t.to(DType::F32), Tensor::zeros({1}, DType::F32, t.device())).to(DType::I32);
   const Var picked = take_along_last(log_softmax(reshape(wide, {rows, wide.size(-1)})), index);
   const Tensor count = ops::maximum(ops::sum(weights), one.view({}));
   return -(sum(picked * Var(weights)) / Var(count));

@@ -61,6 +61,11 @@ Var Gpt2::Block::operator()(const Var& x) {
   return h + mlp_dropout(mlp(ln2(h)));
 }
 
+Var Gpt2::Block::extend(const Var& x, KvCache::Layer& layer, std::int64_t length) {
+  const Var h = x + attn.extend(ln1(x), layer, length);
+  return h + mlp(ln2(h));
+}
+
 void Gpt2::Block::visit(Visitor& v) {
   v.module("ln1", ln1);
   v.module("attn", attn);
@@ -103,16 +108,20 @@ void Gpt2::initialise(std::uint64_t seed) {
   }
 }
 
-Var Gpt2::hidden(const Tensor& ids) {
+Var Gpt2::embed(const Tensor& ids, std::int64_t first_position) {
   NIBBLE_CHECK(ids.dtype() == DType::I32 && ids.rank() == 2, "gpt2",
                "got ids {}, expected i32[B, T]", describe(ids));
-  const std::int64_t length = ids.size(1);
-  NIBBLE_CHECK(length <= config_.context, "gpt2",
-               "got {} tokens, expected at most the context of {}", length, config_.context);
-  const Tensor positions = Tensor::arange(length, DType::I32, ids.device());
-  Var x = wte_(ids) + wpe_(positions);
-  if (x.dtype() != config_.compute && x.dtype() != DType::F64) x = cast(x, config_.compute);
-  x = embedding_dropout_(x);
+  const std::int64_t end = first_position + ids.size(1);
+  NIBBLE_CHECK(end <= config_.context, "gpt2", "got {} tokens, expected at most the context of {}",
+               end, config_.context);
+  const Tensor positions =
+      Tensor::arange(end, DType::I32, ids.device()).slice(0, first_position, end);
+  const Var x = wte_(ids) + wpe_(positions);
+  return x.dtype() != config_.compute && x.dtype() != DType::F64 ? cast(x, config_.compute) : x;
+}
+
+Var Gpt2::hidden(const Tensor& ids) {
+  Var x = embedding_dropout_(embed(ids, 0));
   for (const auto& block : blocks_) {
     Block* b = block.get();
     x = config_.checkpoint_blocks ? checkpoint([b](const Var& h) { return (*b)(h); }, x) : (*b)(x);
@@ -151,6 +160,34 @@ Tensor Gpt2::next_logits(const Tensor& ids) {
   const NoGrad no_grad;
   const Tensor h = hidden(ids).tensor();
   return project(ops::contiguous(h.select(1, ids.size(1) - 1)));
+}
+
+KvCache Gpt2::make_cache(std::int64_t batch, std::int64_t capacity) {
+  NIBBLE_CHECK(batch > 0 && capacity > 0 && capacity <= config_.context, "gpt2",
+               "got a cache for {} sequences of {} tokens, expected at most the context of {}",
+               batch, capacity, config_.context);
+  KvCache cache;
+  const Device device = wte_.weight.device();
+  const Shape shape{batch, capacity, config_.heads, config_.width / config_.heads};
+  const MemoryScope scope{"kv cache"};
+  for (std::size_t i = 0; i < blocks_.size(); ++i)
+    cache.layers.push_back({Tensor::empty(shape, config_.compute, device),
+                            Tensor::empty(shape, config_.compute, device)});
+  return cache;
+}
+
+Tensor Gpt2::extend(const Tensor& ids, KvCache& cache) {
+  const NoGrad no_grad;
+  NIBBLE_CHECK(cache.layers.size() == blocks_.size() &&
+                   cache.length + ids.size(1) <= cache.capacity() && ids.size(1) > 0,
+               "gpt2", "got {} tokens after {}, expected 1 up to the cache's {}", ids.size(1),
+               cache.length, cache.capacity());
+  Var x = embed(ids, cache.length);
+  for (std::size_t i = 0; i < blocks_.size(); ++i)
+    x = blocks_[i]->extend(x, cache.layers[i], cache.length);
+  cache.length += ids.size(1);
+  const Tensor last = ops::contiguous(x.tensor().select(1, ids.size(1) - 1));
+  return project(ln_f_(last).tensor());
 }
 
 void Gpt2::visit(Visitor& v) {

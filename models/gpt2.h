@@ -39,6 +39,8 @@ class Gpt2 : public LanguageModel {
   Var loss(const Tensor& ids, const Tensor& targets) override;
   Tensor token_losses(const Tensor& ids, const Tensor& targets) override;
   Tensor next_logits(const Tensor& ids) override;
+  KvCache make_cache(std::int64_t batch, std::int64_t capacity) override;
+  Tensor extend(const Tensor& ids, KvCache& cache) override;
   Tensor logits(const Tensor& ids);  // [B, T, V], F32; nothing is recorded
   void visit(Visitor& v) override;
   std::int64_t context() const override { return config_.context; }
@@ -50,6 +52,7 @@ class Gpt2 : public LanguageModel {
    public:
     Block(const Gpt2Config& config, const Recipe& recipe, const std::string& path, Device device);
     Var operator()(const Var& x);
+    Var extend(const Var& x, KvCache::Layer& layer, std::int64_t length);
     void visit(Visitor& v) override;
     LayerNorm ln1;
     SelfAttention attn;
@@ -60,6 +63,7 @@ class Gpt2 : public LanguageModel {
 
  private:
   void initialise(std::uint64_t seed);
+  Var embed(const Tensor& ids, std::int64_t first_position);
   Tensor project(const Tensor& hidden_rows);
 
   Gpt2Config config_;

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "autograd/tape.h"
+#include "nn/layers.h"
 #include "nn/module.h"
 
 namespace nibble {
@@ -17,6 +18,10 @@ class LanguageModel : public Module {
   virtual Tensor token_losses(const Tensor& ids, const Tensor& targets) = 0;
   // Logits [B, V] after the last position of ids [B, T], in F32. Nothing is recorded.
   virtual Tensor next_logits(const Tensor& ids) = 0;
+  // The same token by token: an empty cache for up to `capacity` (≤ context()) tokens of each of
+  // `batch` sequences, and logits [B, V] after reading ids [B, T] behind what the cache holds.
+  virtual KvCache make_cache(std::int64_t batch, std::int64_t capacity) = 0;
+  virtual Tensor extend(const Tensor& ids, KvCache& cache) = 0;
   virtual std::int64_t context() const = 0;
   virtual std::int64_t vocab() const = 0;
   // Floating-point operations of a training step a token (forward and backward), by the usual

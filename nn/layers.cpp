@@ -72,6 +72,17 @@ Var SelfAttention::operator()(const Var& x) {
   }();
   return proj(mixed);
 }
+Var SelfAttention::extend(const Var& x, KvCache::Layer& layer, std::int64_t length) {
+  const Tensor packed = qkv(x).tensor();
+  const std::int64_t batch = packed.size(0), count = packed.size(1), width = packed.size(2) / 3;
+  const Tensor parts = packed.view({batch, count, 3, heads, width / heads});
+  layer.keys.slice(1, length, length + count).copy_from(parts.select(2, 1));
+  layer.values.slice(1, length, length + count).copy_from(parts.select(2, 2));
+  const Tensor mixed = ops::attention(parts.select(2, 0), layer.keys.slice(1, 0, length + count),
+                                      layer.values.slice(1, 0, length + count), AttentionOptions{})
+                           .out;
+  return proj(Var(mixed.view({batch, count, width})));
+}
 void SelfAttention::visit(Visitor& v) {
   v.module("qkv", qkv);
   v.module("proj", proj);

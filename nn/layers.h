@@ -4,6 +4,7 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "autograd/linear.h"
 #include "autograd/ops.h"
@@ -71,12 +72,25 @@ class Dropout : public Module {
   double p;
 };
 
+// Keys and values of the tokens that a model has read, so that generation reads each token once.
+struct KvCache {
+  struct Layer {
+    Tensor keys, values;  // [B, capacity, H, D]
+  };
+  std::vector<Layer> layers;
+  std::int64_t length = 0;  // tokens read so far
+  std::int64_t capacity() const { return layers.empty() ? 0 : layers.front().keys.size(1); }
+};
+
 // Multi-head causal self-attention with packed projections: qkv [3C, C], proj [C, C].
 class SelfAttention : public Module {
  public:
   SelfAttention(std::int64_t width, int heads, double dropout_p, const LinearOptions& qkv_options,
                 const LinearOptions& proj_options);
   Var operator()(const Var& x);
+  // x [B, T, C] are the tokens after the `length` that `layer` holds; they are added to it. Nothing
+  // is recorded, nothing dropped.
+  Var extend(const Var& x, KvCache::Layer& layer, std::int64_t length);
   void visit(Visitor& v) override;
 
   Linear qkv, proj;

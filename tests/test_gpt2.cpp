@@ -286,6 +286,28 @@ TEST_CASE("gpt2: names, sizes and the number of parameters") {
   CHECK(names.size() == 2 + 2 * 12 + 2);
 }
 
+TEST_CASE("gpt2: reading token by token gives the logits of the whole window") {
+  for (const char* recipe : {"none", "int8"}) {
+    CAPTURE(recipe);
+    Gpt2 model(tiny_gpt2(), recipes::parse(recipe), 3);
+    const Tensor ids = Tensor::uniform({2, 20}, 0, 96, RngKey{4, 1}).to(DType::I32);
+    KvCache cache = model.make_cache(2, 20);
+    // A prompt of 7 at once, then one at a time, then 3 at once.
+    for (std::int64_t begin = 0, count = 7; begin < 20;) {
+      const Tensor logits = model.extend(ids.slice(1, begin, begin + count), cache);
+      begin += count;
+      CHECK(cache.length == begin);
+      const Tensor whole = model.next_logits(ops::contiguous(ids.slice(1, 0, begin)));
+      // Products of other shapes sum in another order; a code may flip by one.
+      testing::check_close(logits, whole.to_vector<double>(), *recipe == 'n' ? 2e-5 : 2e-2, 1);
+      count = begin == 17 ? 3 : 1;
+    }
+    CHECK_THROWS_WITH(model.extend(ids.slice(1, 0, 1), cache),
+                      doctest::Contains("got 1 tokens after 20, expected 1 up to the cache's 20"));
+    CHECK_THROWS_WITH(model.make_cache(1, 33), doctest::Contains("at most the context of 32"));
+  }
+}
+
 TEST_CASE("gpt2: errors name what is wrong") {
   using doctest::Contains;
   CHECK_THROWS_WITH(Gpt2Config::named("gpt3"), Contains("got 'gpt3', expected gpt2, gpt2-medium"));

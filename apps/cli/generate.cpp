@@ -25,18 +25,31 @@ void show(const std::string& text) {
   std::fflush(stdout);
 }
 
-std::int32_t next_token(LanguageModel& model, const std::vector<std::int32_t>& ids,
-                        std::int64_t vocab, const Options& o, std::int64_t index) {
-  // The window slides once the context is full.
-  const auto length = std::min(static_cast<std::int64_t>(ids.size()), model.context());
-  const std::span<const std::int32_t> window(ids.end() - length, ids.end());
-  const Device device = parameters(model).front()->device();
-  const std::vector<float> logits =
-      model.next_logits(Tensor::from(window, {1, length}, device)).to_vector();
-  // A model may have more rows than its tokenizer has tokens.
-  return sample(std::span(logits).first(static_cast<std::size_t>(vocab)), o.sampling,
-                static_cast<std::uint64_t>(index));
-}
+// Logits after the tokens so far. The model reads each token once while the text fits its context;
+// beyond it the window slides and is read anew for every token, because positions are learned.
+class Reader {
+ public:
+  explicit Reader(LanguageModel& model)
+      : model_(model),
+        device_(parameters(model).front()->device()),
+        cache_(model.make_cache(1, model.context())) {}
+
+  std::vector<float> logits(const std::vector<std::int32_t>& ids) {
+    const auto count = static_cast<std::int64_t>(ids.size());
+    if (count > model_.context())
+      return model_.next_logits(tensor(ids, model_.context())).to_vector();
+    return model_.extend(tensor(ids, count - cache_.length), cache_).to_vector();
+  }
+
+ private:
+  Tensor tensor(const std::vector<std::int32_t>& ids, std::int64_t last) const {
+    return Tensor::from(std::span<const std::int32_t>(ids.end() - last, ids.end()), {1, last},
+                        device_);
+  }
+  LanguageModel& model_;
+  Device device_;
+  KvCache cache_;
+};
 
 int generate(const Options& o) {
   const Device device = o.machinery.apply();
@@ -46,10 +59,16 @@ int generate(const Options& o) {
   // A document begins after the separator, in training too.
   if (ids.empty()) ids.push_back(tokenizer->end_of_text());
   const ForwardScope scope(ForwardContext{});
+  if (static_cast<std::int64_t>(ids.size()) > loaded.model->context())
+    ids.erase(ids.begin(), ids.end() - loaded.model->context());
+  Reader reader(*loaded.model);
   Utf8Stream stream;
   show(stream.push(o.prompt));
   for (std::int64_t i = 0; i < o.tokens; ++i) {
-    const std::int32_t id = next_token(*loaded.model, ids, loaded.vocab, o, i);
+    const std::vector<float> logits = reader.logits(ids);
+    // A model may have more rows than its tokenizer has tokens.
+    const std::int32_t id = sample(std::span(logits).first(static_cast<std::size_t>(loaded.vocab)),
+                                   o.sampling, static_cast<std::uint64_t>(i));
     if (id == tokenizer->end_of_text()) break;
     ids.push_back(id);
     show(stream.push(tokenizer->token_bytes(id)));
