@@ -126,8 +126,8 @@ __device__ inline double zero_at(const Scales& s, std::int64_t index) {
   return s.zeros ? static_cast<double>(__ldg(s.zeros + index)) : 0.0;
 }
 
-template <bool kSignedA, bool kSignedB, bool kZeros, class T>
-__global__ void __launch_bounds__(kThreads) general_kernel(Problem p, Output<T> out) {
+template <bool kSignedA, bool kSignedB, bool kZeros>
+__global__ void __launch_bounds__(kThreads, 1) general_kernel(Problem p, Output out) {
   const std::uint32_t across = (out.n + kTile - 1) / kTile;
   const std::uint32_t row0 = blockIdx.x / across * kTile, col0 = blockIdx.x % across * kTile;
   const std::uint32_t tx = threadIdx.x % kSide, ty = threadIdx.x / kSide;
@@ -171,9 +171,8 @@ Operand operand_of(const CodeOperand& x, std::int64_t block) {
 template <bool kSignedA, bool kSignedB, bool kZeros>
 void run(const Problem& problem, const IntProduct& p) {
   const auto tiles = static_cast<unsigned>(ceil_div(p.m(), kTile) * ceil_div(p.n(), kTile));
-  NIBBLE_CUDA_FLOAT_SWITCH(p.c.dtype(), "int_gemm", T,
-                           launch(general_kernel<kSignedA, kSignedB, kZeros, T>, dim3(tiles),
-                                  dim3(kThreads), 0, problem, output_of<T>(p)));
+  launch(general_kernel<kSignedA, kSignedB, kZeros>, dim3(tiles), dim3(kThreads), 0, problem,
+         output_of(p));
 }
 template <bool kSignedA, bool kSignedB>
 void run(const Problem& problem, const IntProduct& p) {

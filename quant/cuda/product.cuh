@@ -56,53 +56,66 @@ __device__ inline float scale_whole(float sum, float sa, float sb) {
   return __fmul_rn(__fmul_rn(sum, sa), sb);
 }
 
-// c: rescaled results f become c (+)= f + bias, rounded once.
-template <class T>
+// c: rescaled results f become c (+)= f + bias, rounded once. Its dtype is a run-time branch: the
+// kernels are large, and it is taken once a result.
 struct Output {
-  T* c;
+  void* c;
   std::int64_t stride;
   std::uint32_t m, n;
   const float* bias;  // may be null
-  bool accumulate, vectors;
+  bool accumulate, is_bf16, vectors;
 
+  template <class T>
   __device__ T result(float f, T before, std::uint32_t col) const {
     const float y = bias ? __fadd_rn(f, __ldg(bias + col)) : f;
     return from_float<T>(accumulate ? __fadd_rn(to_float(before), y) : y);
   }
-  __device__ void store(float f, std::uint32_t row, std::uint32_t col) const {
+  template <class T>
+  __device__ void store_as(float f, std::uint32_t row, std::uint32_t col) const {
     if (row >= m || col >= n) return;
-    T& to = c[row * stride + col];
+    T& to = static_cast<T*>(c)[row * stride + col];
     to = result(f, accumulate ? to : T(), col);
   }
-  // Four columns, from a multiple of 4.
-  __device__ void store4(const float (&f)[4], std::uint32_t row, std::uint32_t col) const {
+  template <class T>
+  __device__ void store4_as(const float (&f)[4], std::uint32_t row, std::uint32_t col) const {
     if (!vectors || col + 4 > n) {
 #pragma unroll
-      for (std::uint32_t j = 0; j < 4; ++j) store(f[j], row, col + j);
+      for (std::uint32_t j = 0; j < 4; ++j) store_as<T>(f[j], row, col + j);
       return;
     }
     if (row >= m) return;
-    T* const to = c + row * stride + col;
+    T* const to = static_cast<T*>(c) + row * stride + col;
     Vector<T, 4> v{};
     if (accumulate) v = load_vector<T, 4>(to);
 #pragma unroll
-    for (std::uint32_t j = 0; j < 4; ++j)
-      v[static_cast<int>(j)] = result(f[j], v[static_cast<int>(j)], col + j);
+    for (int j = 0; j < 4; ++j) v[j] = result(f[j], v[j], col + static_cast<std::uint32_t>(j));
     store_vector(to, v);
   }
+
+  __device__ void store(float f, std::uint32_t row, std::uint32_t col) const {
+    is_bf16 ? store_as<bfloat16>(f, row, col) : store_as<float>(f, row, col);
+  }
+  // Four columns, from a multiple of 4.
+  __device__ void store4(const float (&f)[4], std::uint32_t row, std::uint32_t col) const {
+    is_bf16 ? store4_as<bfloat16>(f, row, col) : store4_as<float>(f, row, col);
+  }
 };
-template <class T>
-Output<T> output_of(const IntProduct& p) {
-  Tensor c = p.c;
-  Output<T> y{};
-  y.c = c.data<T>();
-  y.m = static_cast<std::uint32_t>(p.m());
-  y.n = static_cast<std::uint32_t>(p.n());
-  y.stride = y.m == 1 ? y.n : c.strides()[0];
-  y.bias = p.bias ? p.bias.data<float>() : nullptr;
-  y.accumulate = p.accumulate;
-  y.vectors = (y.m == 1 || y.stride % 4 == 0) && is_aligned(y.c, 4 * sizeof(T));
-  return y;
+inline Output output_of(const IntProduct& p) {
+  const DType dtype = p.c.dtype();
+  NIBBLE_CHECK(dtype == DType::F32 || dtype == DType::BF16, "int_gemm",
+               "got a result of dtype {}, expected f32 or bf16", dtype);
+  const auto m = static_cast<std::uint32_t>(p.m()), n = static_cast<std::uint32_t>(p.n());
+  void* const c = const_cast<std::byte*>(p.c.raw());
+  const std::int64_t stride = m == 1 ? n : p.c.strides()[0];
+  const auto four = static_cast<std::size_t>(bytes_of(dtype, 4));
+  return {c,
+          stride,
+          m,
+          n,
+          p.bias ? p.bias.data<float>() : nullptr,
+          p.accumulate,
+          dtype == DType::BF16,
+          (m == 1 || stride % 4 == 0) && is_aligned(c, four)};
 }
 
 }  // namespace nibble::cuda
