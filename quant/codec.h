@@ -24,6 +24,13 @@ constexpr float sub(float a, float b) { return a - b; }
 constexpr float div(float a, float b) { return a / b; }
 #endif
 NIBBLE_HD inline float rne(float x) { return rintf(x); }
+// Scales and zero points hold one NaN: the bits of an invalid operation's differ between devices.
+NIBBLE_HD constexpr float one_nan(float x) {
+  return x != x ? std::bit_cast<float>(0x7fc00000u) : x;
+}
+NIBBLE_HD constexpr bool is_finite(float x) {
+  return (std::bit_cast<std::uint32_t>(x) & 0x7f800000u) != 0x7f800000u;
+}
 NIBBLE_HD constexpr float round_bf16(float x) { return static_cast<float>(bfloat16(x)); }
 
 // ---- steps ---------------------------------------------------------------------------------
@@ -36,6 +43,17 @@ NIBBLE_HD inline float multiplier_of(float step) {
   if (step == 0) return 0;
   const float inverse = div(1.0f, step);  // infinite below 2^-128, where 0 · inf would be NaN
   return inverse > kFloatMax ? kFloatMax : inverse;
+}
+
+// x / step − zero for either scaling; a zero point of 0 changes no bit.
+NIBBLE_HD inline float divide(float x, float divisor, float zero) {
+  return sub(div(x, divisor), zero);
+}
+NIBBLE_HD inline float multiply(float x, float multiplier, float zero) {
+  return sub(mul(x, multiplier), zero);
+}
+NIBBLE_HD inline float divide_bf16(float x, float divisor, float zero) {
+  return round_bf16(sub(round_bf16(div(round_bf16(x), divisor)), zero));
 }
 
 // The smallest power of two that is not below x > 0, at most 2^127.
@@ -63,10 +81,14 @@ inline constexpr float kRoundMagic = 12582912.0f;
 inline constexpr std::int32_t kRoundMagicBits = 0x4b400000;
 
 // NaN takes the upper bound: the step of such a tile is not finite anyway.
-NIBBLE_HD constexpr float clamp(float y, float low, float high) {
+#ifdef __CUDA_ARCH__
+NIBBLE_HD inline float clamp(float y, float low, float high) { return fmaxf(fminf(y, high), low); }
+#else
+constexpr float clamp(float y, float low, float high) {
   y = y < high ? y : high;
   return y > low ? y : low;
 }
+#endif
 NIBBLE_HD inline std::int32_t encode_integer(float y, float low, float high) {
   return std::bit_cast<std::int32_t>(add(clamp(y, low, high), kRoundMagic)) - kRoundMagicBits;
 }
@@ -105,10 +127,14 @@ struct SmallFloat {
   }
 };
 
+// The sign in its place; NaN has none, since devices disagree about it.
+NIBBLE_HD constexpr std::uint32_t sign_bit(const SmallFloat& f, std::uint32_t u) {
+  return (u & 0x7fffffffu) > 0x7f800000u ? 0u : (u >> 31) << f.sign_at;
+}
 // Half to even, saturating; NaN becomes the largest value.
 NIBBLE_HD inline std::uint32_t encode_float(const SmallFloat& f, float y) {
   const auto u = std::bit_cast<std::uint32_t>(y);
-  const std::uint32_t sign = (u >> 31) << f.sign_at;
+  const std::uint32_t sign = sign_bit(f, u);
   std::uint32_t a = u & 0x7fffffffu;
   a = a < f.max_bits ? a : f.max_bits;
   const std::uint32_t normal = ((a + f.half + ((a >> f.cut) & 1u)) >> f.cut) - f.rebias;
@@ -120,7 +146,7 @@ NIBBLE_HD inline std::uint32_t encode_float(const SmallFloat& f, float y) {
 // The noise fills the bits below the mantissa's cut, so values on the grid stay.
 NIBBLE_HD inline std::uint32_t encode_float(const SmallFloat& f, float y, std::uint32_t draw) {
   const auto u = std::bit_cast<std::uint32_t>(y);
-  const std::uint32_t sign = (u >> 31) << f.sign_at;
+  const std::uint32_t sign = sign_bit(f, u);
   std::uint32_t a = u & 0x7fffffffu;
   a = a < f.max_bits ? a : f.max_bits;
   const std::uint32_t noise = (2 * draw + 1) << (f.cut - 17);
@@ -148,10 +174,17 @@ NIBBLE_HD constexpr float decode_float(int e, int m, std::uint32_t code) {
 
 // ---- code books ----------------------------------------------------------------------------
 
-// Upper half of the bits in an order that agrees with <.
-NIBBLE_HD constexpr std::uint32_t book_bucket(float y) {
+// Bits in an order that agrees with <; NaN lies outside the infinities, on its sign's side.
+NIBBLE_HD constexpr std::uint32_t ordered_bits(float y) {
   const auto u = std::bit_cast<std::uint32_t>(y);
-  return (u ^ ((u >> 31) ? 0xffffffffu : 0x80000000u)) >> 16;
+  return u ^ (static_cast<std::uint32_t>(static_cast<std::int32_t>(u) >> 31) | 0x80000000u);
+}
+NIBBLE_HD constexpr float from_ordered(std::uint32_t key) {
+  return std::bit_cast<float>(key ^ ((key >> 31) ? 0x80000000u : 0xffffffffu));
+}
+// The upper half of them; NaN is the largest.
+NIBBLE_HD constexpr std::uint32_t book_bucket(float y) {
+  return y != y ? 0xffffu : ordered_bits(y) >> 16;
 }
 // The number of bounds below y: the nearest value, the lower one at a tie; `start` is not above it.
 NIBBLE_HD inline std::uint32_t encode_book(const float* bounds, std::uint32_t size, float y,

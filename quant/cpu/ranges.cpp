@@ -7,6 +7,7 @@
 #include "quant/cpu/rows.h"
 #include "quant/cpu/tile_params.h"
 #include "quant/kernels.h"
+#include "quant/scale_math.h"
 #include "quant/scales.h"
 
 namespace nibble::cpu {
@@ -107,13 +108,9 @@ std::vector<std::uint32_t> abs_max(const Grid& g, const RowReader& reader) {
       merge);
 }
 
-// Floats as integers of the same order (−0 below +0, NaN outermost); its own inverse.
-std::int32_t ordered(std::int32_t bits) { return bits ^ ((bits >> 31) & 0x7fffffff); }
-float from_ordered(std::int32_t key) { return std::bit_cast<float>(ordered(key)); }
-
+// Of codec::ordered_bits.
 struct Extremes {
-  std::int32_t low = std::numeric_limits<std::int32_t>::max();
-  std::int32_t high = std::numeric_limits<std::int32_t>::min();
+  std::uint32_t low = std::numeric_limits<std::uint32_t>::max(), high = 0;
 };
 Extremes merged(const Extremes& a, const Extremes& b) {
   return {std::min(a.low, b.low), std::max(a.high, b.high)};
@@ -122,7 +119,7 @@ Extremes merged(const Extremes& a, const Extremes& b) {
 void min_max(Tensor& ranges, Tensor& minima, const Grid& g, const RowReader& reader,
              const QuantSpec& spec) {
   const auto add = [](Extremes& e, float x) {
-    const std::int32_t key = ordered(std::bit_cast<std::int32_t>(x));
+    const std::uint32_t key = codec::ordered_bits(x);
     e = {std::min(e.low, key), std::max(e.high, key)};
   };
   const auto found = gather<Extremes>(
@@ -139,15 +136,13 @@ void min_max(Tensor& ranges, Tensor& minima, const Grid& g, const RowReader& rea
         });
       },
       merged);
-  const bool bf16 = spec.arithmetic == Arithmetic::BF16;
-  const auto rounded = [bf16](float v) { return bf16 ? codec::round_bf16(v) : v; };
+  const codec::RangeRule rule(spec);
   float* range = ranges.data<float>();
   float* minimum = minima.data<float>();
   for (std::size_t t = 0; t < found.size(); ++t) {
-    const float low = spec.calibration.value * rounded(from_ordered(found[t].low));
-    const float high = spec.calibration.value * rounded(from_ordered(found[t].high));
-    range[t] = rounded(high - low);
-    minimum[t] = low;
+    const float low = codec::from_ordered(found[t].low);
+    range[t] = rule.of_extremes(low, codec::from_ordered(found[t].high));
+    minimum[t] = rule.minimum(low);
   }
 }
 
@@ -224,9 +219,8 @@ void search_ranges(Tensor& ranges, const Tensor& x, const Grid& g, const QuantSp
   std::vector<double> best(tiles, std::numeric_limits<double>::infinity());
   Tensor candidate = Tensor::empty(ranges.shape());
   for (int c = 1; c <= candidates; ++c) {
-    const float share = static_cast<float>(c) / static_cast<float>(candidates);
     for (std::size_t t = 0; t < tiles; ++t)
-      candidate.data<float>()[t] = share * largest.data<float>()[t];
+      candidate.data<float>()[t] = codec::mse_candidate(c, candidates, largest.data<float>()[t]);
     Scales scales = Scales::empty(plain, g.rows, g.cols, kCpu);
     quant_scales(scales.stored, scales.zeros, scales.global, candidate, Tensor(), plain);
     const auto errors = squared_errors(g, x, scales.steps(plain), plain);
@@ -245,26 +239,17 @@ void quant_ranges(Tensor& ranges, Tensor& minima, const Tensor& x, const QuantSp
   const Grid g(spec, x, ranges);
   const RowReader reader(x);
   if (!spec.symmetric) return min_max(ranges, minima, g, reader, spec);
-  const float value = spec.calibration.value;
+  const codec::RangeRule rule(spec);
   float* range = ranges.data<float>();
   if (spec.calibration.kind == AbsMean) {
     const auto sums = abs_sums(g, reader);
-    for (std::size_t t = 0; t < sums.size(); ++t) {
-      const auto count = static_cast<double>(tile_size(g, static_cast<std::int64_t>(t)));
-      range[t] = value * static_cast<float>(sums[t] / count);
-    }
+    for (std::size_t t = 0; t < sums.size(); ++t)
+      range[t] = rule.of_mean(sums[t], tile_size(g, static_cast<std::int64_t>(t)));
     return;
   }
   const auto found = abs_max(g, reader);
-  for (std::size_t t = 0; t < found.size(); ++t) {
-    const float most = std::bit_cast<float>(found[t]);
-    if (spec.calibration.kind == Constant)
-      range[t] = std::isfinite(most) ? value : most;
-    else if (spec.calibration.kind == Mse)
-      range[t] = most;
-    else
-      range[t] = value * (spec.arithmetic == Arithmetic::BF16 ? codec::round_bf16(most) : most);
-  }
+  for (std::size_t t = 0; t < found.size(); ++t)
+    range[t] = rule.of_largest(std::bit_cast<float>(found[t]));
   if (spec.calibration.kind == Mse) search_ranges(ranges, x, g, spec);
 }
 

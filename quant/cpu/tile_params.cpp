@@ -70,17 +70,16 @@ void TileParams::map(std::int64_t col, std::int64_t n, F&& fn) const {
 }
 
 void TileParams::divide(const float* x, std::int64_t col, std::int64_t n, float* y) const {
-  using codec::round_bf16;
   if (spec_.arithmetic == Arithmetic::BF16)
-    map(col, n, [&](std::int64_t j, float f, float, float z) {
-      y[j] = round_bf16(round_bf16(round_bf16(x[j]) / f) - z);
-    });
+    map(col, n,
+        [&](std::int64_t j, float f, float, float z) { y[j] = codec::divide_bf16(x[j], f, z); });
   else if (spec_.scaling == Scaling::Reciprocal && zeros_)
-    map(col, n, [&](std::int64_t j, float f, float, float z) { y[j] = x[j] * f - z; });
+    map(col, n,
+        [&](std::int64_t j, float f, float, float z) { y[j] = codec::multiply(x[j], f, z); });
   else if (spec_.scaling == Scaling::Reciprocal)
     map(col, n, [&](std::int64_t j, float f, float, float) { y[j] = x[j] * f; });
   else if (zeros_)
-    map(col, n, [&](std::int64_t j, float f, float, float z) { y[j] = x[j] / f - z; });
+    map(col, n, [&](std::int64_t j, float f, float, float z) { y[j] = codec::divide(x[j], f, z); });
   else
     map(col, n, [&](std::int64_t j, float f, float, float) { y[j] = x[j] / f; });
 }
