@@ -1,0 +1,188 @@
+// Attention forward in bf16 on tensor cores: one block computes a tile of queries of one head,
+// streaming the keys and values past it through two shared-memory stages (online softmax, after
+// FlashAttention-2, Dao 2023). Scores and sums are f32; probabilities are rounded to bf16 for the
+// second product. A query head reads its keys and values once a tile of queries, mostly from L2.
+// Roofline: 4·T·S·D operations a head (half of that causal) on mma.sync; the exponentials, one a
+// score, cost about two thirds as many cycles at D = 64.
+#include "tensor/cuda/attention_dropout.cuh"
+
+namespace nibble::cuda {
+namespace {
+
+template <int kWidth_, int kRowTiles_, int kWarps_, int kKeys_, int kBlocks_, bool kKeepQueries_>
+struct Tiling {
+  static constexpr int kWidth = kWidth_, kRowTiles = kRowTiles_, kWarps = kWarps_, kKeys = kKeys_;
+  static constexpr int kBlocks = kBlocks_;  // to a multiprocessor
+  static constexpr bool kKeepQueries = kKeepQueries_;
+  static constexpr int kThreads = 32 * kWarps, kWarpRows = 16 * kRowTiles;
+  static constexpr int kQueries = kWarpRows * kWarps;
+  static constexpr int kQueryBytes = kQueries * kWidth * 2, kKeyBytes = kKeys * kWidth * 2;
+  static constexpr int kShared = kQueryBytes + 4 * kKeyBytes;
+};
+using Tiling64 = Tiling<64, 2, 4, 64, 2, true>;
+using Tiling128 = Tiling<128, 2, 4, 64, 2, false>;
+using Tiling256 = Tiling<256, 1, 4, 32, 2, false>;
+
+// Running maximum (of unscaled scores) and sum of the rows of a warp; a lane has two of each 16.
+template <int kRowTiles>
+struct OnlineSoftmax {
+  float max[kRowTiles][2], sum[kRowTiles][2];
+
+  __device__ OnlineSoftmax() {
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) max[i][half] = -INFINITY, sum[i][half] = 0;
+  }
+  // Scores become probabilities relative to the new maximum; what was summed under the old one
+  // shrinks. `scale` is positive.
+  template <int kKeys, int kWidth>
+  __device__ void update(Accumulators<kRowTiles, kKeys>& s, Accumulators<kRowTiles, kWidth>& out,
+                         float scale) {
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float m = max[i][half];
+#pragma unroll
+        for (int n = 0; n < kKeys / 8; ++n)
+          m = fmaxf(m, fmaxf(s.v[i][n][2 * half], s.v[i][n][2 * half + 1]));
+        m = fmaxf(m, __shfl_xor_sync(kFullMask, m, 1));
+        m = fmaxf(m, __shfl_xor_sync(kFullMask, m, 2));
+        // While only -inf was seen, any finite reference gives the right sum, 0.
+        const float reference = m == -INFINITY ? 0 : m * scale;
+        const float shrink = exp2_fast(fmaf(max[i][half], scale, -reference));
+        max[i][half] = m;
+        float total = 0;
+#pragma unroll
+        for (int n = 0; n < kKeys / 8; ++n)
+#pragma unroll
+          for (int e = 2 * half; e < 2 * half + 2; ++e)
+            total += s.v[i][n][e] = exp2_fast(fmaf(s.v[i][n][e], scale, -reference));
+        sum[i][half] = fmaf(sum[i][half], shrink, total);
+#pragma unroll
+        for (int n = 0; n < kWidth / 8; ++n)
+#pragma unroll
+          for (int e = 2 * half; e < 2 * half + 2; ++e) out.v[i][n][e] *= shrink;
+      }
+  }
+  // The lanes of a row kept partial sums.
+  __device__ void finish() {
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        sum[i][half] += __shfl_xor_sync(kFullMask, sum[i][half], 1);
+        sum[i][half] += __shfl_xor_sync(kFullMask, sum[i][half], 2);
+      }
+  }
+};
+
+template <class C, bool kDropout>
+__global__ void __launch_bounds__(C::kThreads, C::kBlocks)
+    attention_bf16(const __grid_constant__ ForwardArguments<bfloat16> a) {
+  constexpr int kWidth = C::kWidth, kRowTiles = C::kRowTiles, kKeys = C::kKeys;
+  extern __shared__ __align__(1024) char shared[];
+  const AttentionShape& shape = a.shape;
+  // Neighbouring blocks share a head's keys in L2; under a causal mask the longest go first.
+  const int blocks = (shape.queries + C::kQueries - 1) / C::kQueries;
+  const int head = static_cast<int>(blockIdx.x) / blocks;
+  const int t0 = (blocks - 1 - static_cast<int>(blockIdx.x) % blocks) * C::kQueries;
+  const int b = head / shape.heads, h = head % shape.heads, key_head = shape.key_head(h);
+  const int warp = static_cast<int>(threadIdx.x / kWarp),
+            lane = static_cast<int>(threadIdx.x % kWarp);
+  const int first_row = t0 + warp * C::kWarpRows;
+
+  const std::uint32_t queries = shared_address(shared), stages = queries + C::kQueryBytes;
+  const int seen = shape.seen(::min(t0 + C::kQueries, shape.queries) - 1);
+  const int steps = seen > 0 ? (seen + kKeys - 1) / kKeys : 0;
+  const auto start_copy = [&](int step) {
+    const int s0 = step * kKeys;
+    const std::uint32_t to = stages + static_cast<std::uint32_t>(step % 2 * 2 * C::kKeyBytes);
+    copy_tile<kKeys, kWidth, C::kThreads>(to, a.k.row(b, key_head, s0), a.k.row_stride,
+                                          shape.keys - s0, shape.width);
+    copy_tile<kKeys, kWidth, C::kThreads>(to + C::kKeyBytes, a.v.row(b, key_head, s0),
+                                          a.v.row_stride, shape.keys - s0, shape.width);
+  };
+  copy_tile<C::kQueries, kWidth, C::kThreads>(queries, a.q.row(b, h, t0), a.q.row_stride,
+                                              shape.queries - t0, shape.width);
+  commit_copies();
+  if (steps > 0) start_copy(0);
+  commit_copies();
+
+  // The running maximum is of unscaled scores: a negative scale moves its sign into the queries.
+  const float scale = fabsf(shape.scale) * 1.44269504f;
+  LeftRows<kRowTiles, kWidth, C::kKeepQueries> left(
+      queries + static_cast<std::uint32_t>(warp * C::kWarpRows * kWidth * 2));
+  wait_for_copies<1>();
+  __syncthreads();
+  left.arrived(shape.scale < 0 ? 0x80008000u : 0u);
+  Accumulators<kRowTiles, kWidth> out;
+  out.clear();
+  OnlineSoftmax<kRowTiles> softmax;
+  const DropoutDraws draws(a.dropout, shape, b, h);
+  const int warp_seen = shape.seen(first_row + C::kWarpRows - 1);
+
+  for (int step = 0; step < steps; ++step) {
+    wait_for_copies<0>();
+    __syncthreads();  // the stage is filled, and the other one is no longer read
+    if (step + 1 < steps) start_copy(step + 1);
+    commit_copies();
+    const int s0 = step * kKeys;
+    if (s0 >= warp_seen) continue;
+    const std::uint32_t tile = stages + static_cast<std::uint32_t>(step % 2 * 2 * C::kKeyBytes);
+    Accumulators<kRowTiles, kKeys> scores;
+    score(scores, left, lane_in_columns<kWidth>(tile));
+    if (s0 + kKeys > shape.seen(first_row))
+      scores.each([&](float& x, int row, int column) {
+        if (s0 + column >= shape.seen(first_row + row)) x = -INFINITY;
+      });
+    softmax.update(scores, out, scale);
+    if constexpr (kDropout) {
+      KeptProbabilities<kRowTiles, kKeys> kept;
+      kept.draw_by_rows(draws, first_row, s0);
+      kept.apply(scores);
+    }
+    accumulate<kRowTiles, kWidth, kWidth, kKeys>(out, scores,
+                                                 lane_in_rows<kWidth>(tile + C::kKeyBytes));
+  }
+
+  softmax.finish();
+  float* const lse = a.lse + static_cast<std::int64_t>(head) * shape.queries;
+#pragma unroll
+  for (int i = 0; i < kRowTiles; ++i)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int t = first_row + 16 * i + 8 * half + lane / 4;
+      if (lane % 4 == 0 && t < shape.queries)
+        lse[t] = softmax.max[i][half] * fabsf(shape.scale) + logf(softmax.sum[i][half]);
+    }
+  // A query without keys gives 0. Its warp's queries are no longer needed where they lay.
+  const auto factor = [&](int i, int half) {
+    const float sum = softmax.sum[i][half];
+    return sum == 0 ? 0.0f : a.dropout.scale / sum;
+  };
+  store_rows(out, factor, shared + warp * C::kWarpRows * kWidth * 2, a.out.row(b, h, first_row),
+             a.out.row_stride, shape.queries - first_row, shape.width, a.out_aligned);
+}
+
+template <class C>
+void launch_forward(const ForwardArguments<bfloat16>& a) {
+  const std::int64_t blocks =
+      ceil_div(a.shape.queries, C::kQueries) * a.shape.batch * a.shape.heads;
+  launch_tiles(a.dropout.active() ? attention_bf16<C, true> : attention_bf16<C, false>, blocks,
+               C::kThreads, C::kShared, a);
+}
+
+}  // namespace
+
+void launch_attention(const ForwardArguments<bfloat16>& a) {
+  if (a.shape.width <= 64)
+    launch_forward<Tiling64>(a);
+  else if (a.shape.width <= 128)
+    launch_forward<Tiling128>(a);
+  else
+    launch_forward<Tiling256>(a);
+}
+
+}  // namespace nibble::cuda
