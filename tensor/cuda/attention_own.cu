@@ -1,0 +1,135 @@
+// The library's own attention: prepares operands and launches the kernels of its dtype.
+#include <cmath>
+
+#include "tensor/cuda/attention_routes.h"
+#include "tensor/cuda/attention_tile.cuh"
+
+namespace nibble::cuda {
+namespace {
+
+constexpr std::int64_t kMaxWidth = 256;
+
+// stats[b, h, t] = (lse · lse_factor, rowsum(dout ∘ out)): eight lanes to a row of D elements of
+// each; memory bound. Rows that see no key, and those past the last query, get lse = +inf: their
+// probabilities come out as 0 without a test.
+template <class T>
+__global__ void __launch_bounds__(256)
+    row_stats(float2* stats, HeadsView<const T> out, HeadsView<const T> dout, const float* lse,
+              AttentionShape s, int padded_queries, float lse_factor, bool aligned) {
+  constexpr int kLanes = 8;
+  const std::int64_t row =
+      (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kLanes;
+  const int lane = static_cast<int>(threadIdx.x % kLanes);
+  const std::int64_t head = row / padded_queries;
+  const int t = static_cast<int>(row % padded_queries);
+  if (head >= static_cast<std::int64_t>(s.batch) * s.heads) return;  // whole rows of lanes
+  float sum = 0;
+  if (t < s.queries) {
+    const int b = static_cast<int>(head / s.heads), h = static_cast<int>(head % s.heads);
+    const T *x = out.row(b, h, t), *y = dout.row(b, h, t);
+    int c = lane * kVector<T>;
+    for (; aligned && c + kVector<T> <= s.width; c += kLanes * kVector<T>) {
+      const Vector<T, kVector<T>> u = load_vector<T>(x + c), v = load_vector<T>(y + c);
+#pragma unroll
+      for (int e = 0; e < kVector<T>; ++e) sum = fmaf(to_float(u[e]), to_float(v[e]), sum);
+    }
+    for (; c < s.width; c += kLanes * kVector<T>)
+      for (int e = 0; e < kVector<T> && c + e < s.width; ++e)
+        sum = fmaf(to_float(x[c + e]), to_float(y[c + e]), sum);
+  }
+  const unsigned lanes = 0xffu << (threadIdx.x % kWarp / kLanes * kLanes);
+#pragma unroll
+  for (int other = kLanes / 2; other > 0; other /= 2) sum += __shfl_xor_sync(lanes, sum, other);
+  if (lane != 0) return;
+  const float l = t < s.queries ? lse[head * s.queries + t] : -INFINITY;
+  stats[row] = {l == -INFINITY ? INFINITY : l * lse_factor, sum};
+}
+
+template <class T>
+HeadsView<const T> view(const Tensor& x) {
+  return {x.data<T>(), x.strides()[0], x.strides()[1], x.strides()[2]};
+}
+template <class T>
+HeadsView<T> view(Tensor& x) {
+  return {x.data<T>(), x.strides()[0], x.strides()[1], x.strides()[2]};
+}
+
+// The tensor-core kernels read 16 bytes at a time. Where rows do not start at such a multiple they
+// read a copy whose rows do (the kernels fill up with zeros past the head width).
+Tensor readable(const Tensor& x) {
+  if (x.dtype() != DType::BF16 || x.numel() == 0 || attention_aligned(x)) return x;
+  const std::int64_t per_16_bytes = 8, width = x.size(3);
+  Tensor rows =
+      Tensor::empty({x.size(0), x.size(1), x.size(2), ceil_div(width, per_16_bytes) * per_16_bytes},
+                    x.dtype(), x.device());
+  Tensor y = rows.slice(3, 0, width);
+  copy(y, x);
+  return y;
+}
+
+AttentionShape shape_of(const Tensor& q, const Tensor& k, const AttentionOptions& o) {
+  const auto at = [](std::int64_t n) { return static_cast<int>(n); };
+  const std::int64_t width = q.size(3);
+  NIBBLE_CHECK(width <= kMaxWidth, "attention", "got head width {} on a GPU, expected at most {}",
+               width, kMaxWidth);
+  const double scale = o.scale != 0 ? o.scale : 1 / std::sqrt(static_cast<double>(width));
+  return {at(q.size(0)),
+          at(q.size(1)),
+          at(k.size(1)),
+          at(q.size(2)),
+          at(k.size(2)),
+          at(width),
+          static_cast<float>(scale),
+          o.causal};
+}
+AttentionDropout dropout_of(const AttentionOptions& o) {
+  if (o.dropout == 0) return {o.key, 0, 1};
+  return {o.key, static_cast<std::uint32_t>(std::lround(o.dropout * 65536)),
+          static_cast<float>(1 / (1 - o.dropout))};
+}
+
+template <class T>
+void forward(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
+             const AttentionOptions& o) {
+  const Tensor rq = readable(q), rk = readable(k), rv = readable(v);  // alive until launched
+  launch_attention(ForwardArguments<T>{shape_of(q, k, o), view<T>(rq), view<T>(rk), view<T>(rv),
+                                       view<T>(out), attention_aligned(out), lse.data<float>(),
+                                       dropout_of(o)});
+}
+
+template <class T>
+void backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout, const Tensor& q,
+              const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
+              const AttentionOptions& o) {
+  constexpr float kLog2E = 1.44269504f;
+  const AttentionShape shape = shape_of(q, k, o);
+  const Tensor rq = readable(q), rk = readable(k), rv = readable(v), rdout = readable(dout);
+  const std::int64_t heads = q.size(0) * q.size(2);
+  const std::int64_t padded = ceil_div(q.size(1), kStatsPadding) * kStatsPadding;
+  Tensor stats = Tensor::empty({heads, padded, 2}, DType::F32, q.device());
+  float2* const rows = reinterpret_cast<float2*>(stats.data<float>());
+  // A kernel on bf16 computes 2^(s - lse), one on f32 e^(s - lse).
+  launch(row_stats<T>, dim3(static_cast<unsigned>(ceil_div(heads * padded * 8, 256))), dim3(256), 0,
+         rows, view<T>(out), view<T>(rdout), lse.data<float>(), shape, padded,
+         sizeof(T) == 2 ? kLog2E : 1.0f, attention_aligned(out) && attention_aligned(rdout));
+  launch_attention_backward(BackwardArguments<T>{
+      shape, view<T>(rq), view<T>(rk), view<T>(rv), view<T>(rdout), view<T>(dq), view<T>(dk),
+      view<T>(dv), attention_aligned(dq), attention_aligned(dk), attention_aligned(dv), rows,
+      static_cast<int>(padded), dropout_of(o)});
+}
+
+}  // namespace
+
+void own_attention(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
+                   const AttentionOptions& options) {
+  NIBBLE_CUDA_FLOAT_SWITCH(q.dtype(), "attention", T, forward<T>(out, lse, q, k, v, options))
+}
+
+void own_attention_backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout, const Tensor& q,
+                            const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
+                            const AttentionOptions& options) {
+  NIBBLE_CUDA_FLOAT_SWITCH(q.dtype(), "attention_backward", T,
+                           backward<T>(dq, dk, dv, dout, q, k, v, out, lse, options))
+}
+
+}  // namespace nibble::cuda
