@@ -1,7 +1,5 @@
 #include "data/bpe_tokenizer.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -14,84 +12,15 @@
 
 #include "data/bpe_merges.h"
 #include "data/byte_source.h"
-#include "data/utf8.h"
+#include "data/byte_spelling.h"
+#include "data/word_cutter.h"
+#include "tensor/atomic_file.h"
 #include "tensor/check.h"
 
 namespace nibble {
 namespace {
 
 constexpr const char* kOp = "tokenizer";
-
-// White_Space as Unicode lists it. pcre2's own \s holds U+180E too, which is none since
-// Unicode 6.3.
-#define NIBBLE_SPACE                                                          \
-  R"(\x{9}-\x{d}\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029})" \
-  R"(\x{202f}\x{205f}\x{3000})"
-// GPT-2's: contractions, letters, numbers and the rest, each with one space before it; and white
-// space, which leaves its last character to the word that follows.
-constexpr std::string_view kPattern =
-    R"('(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^)" NIBBLE_SPACE
-    R"(\p{L}\p{N}]++|[)" NIBBLE_SPACE R"(]+(?![^)" NIBBLE_SPACE R"(])|[)" NIBBLE_SPACE R"(]++)";
-#undef NIBBLE_SPACE
-
-std::string pcre2_message(int code) {
-  std::array<PCRE2_UCHAR, 256> text{};
-  pcre2_get_error_message(code, text.data(), text.size());
-  return reinterpret_cast<const char*>(text.data());
-}
-
-struct CodeDelete {
-  void operator()(pcre2_code* code) const { pcre2_code_free(code); }
-};
-struct MatchDelete {
-  void operator()(pcre2_match_data* match) const { pcre2_match_data_free(match); }
-};
-
-std::unique_ptr<pcre2_code, CodeDelete> compile_pattern() {
-  int code = 0;
-  PCRE2_SIZE offset = 0;
-  std::unique_ptr<pcre2_code, CodeDelete> pattern(
-      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(kPattern.data()), kPattern.size(),
-                    PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED, &code, &offset, nullptr));
-  NIBBLE_CHECK(pattern, kOp, "cannot compile the word pattern: {} at {}", pcre2_message(code),
-               offset);
-  // Where the system forbids code generation pcre2 interprets the pattern: same matches, slower.
-  pcre2_jit_compile(pattern.get(), PCRE2_JIT_COMPLETE);
-  return pattern;
-}
-
-// GPT-2 spells a byte by the character of its number when that is printable, and the remaining 68
-// by U+0100 upwards.
-std::array<std::string, 256> byte_spellings() {
-  std::array<std::string, 256> spellings;
-  unsigned next = 0x100;
-  for (unsigned b = 0; b < 256; ++b) {
-    const bool printable =
-        (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b <= 0xAC) || (b >= 0xAE && b <= 0xFF);
-    const unsigned code = printable ? b : next++;
-    if (code < 0x80) {
-      spellings[b].push_back(static_cast<char>(code));
-    } else {
-      spellings[b].push_back(static_cast<char>(0xC0 | code >> 6));
-      spellings[b].push_back(static_cast<char>(0x80 | (code & 0x3F)));
-    }
-  }
-  return spellings;
-}
-
-// The bytes of a token string, empty when it has a character that spells no byte.
-std::string unspell(std::string_view token,
-                    const std::unordered_map<std::string_view, unsigned char>& byte_of) {
-  std::string bytes;
-  while (!token.empty()) {
-    const std::size_t length = static_cast<unsigned char>(token[0]) < 0x80 ? 1 : 2;
-    const auto found = byte_of.find(token.substr(0, length));
-    if (found == byte_of.end()) return {};
-    bytes += static_cast<char>(found->second);
-    token.remove_prefix(std::min(length, token.size()));
-  }
-  return bytes;
-}
 
 // The tokens of short, frequent words; a full slot is simply taken over. 2 MiB.
 class WordCache {
@@ -129,11 +58,7 @@ class WordCache {
 
 // What one call of encode needs for itself.
 struct Workspace {
-  explicit Workspace(const pcre2_code* pattern)
-      : match(pcre2_match_data_create_from_pattern(pattern, nullptr)) {
-    NIBBLE_CHECK(match, kOp, "out of memory");
-  }
-  std::unique_ptr<pcre2_match_data, MatchDelete> match;
+  WordCutter words;
   WordCache cache;
   BpeMerges::Scratch merging;
   std::vector<std::int32_t> symbols;
@@ -142,11 +67,11 @@ struct Workspace {
 }  // namespace
 
 struct BpeTokenizer::Engine {
-  explicit Engine(std::size_t merge_count) : merges(merge_count), pattern(compile_pattern()) {}
+  explicit Engine(std::size_t merge_count) : merges(merge_count) {}
 
   std::unique_ptr<Workspace> take() {
     const std::lock_guard lock(mutex);
-    if (idle.empty()) return std::make_unique<Workspace>(pattern.get());
+    if (idle.empty()) return std::make_unique<Workspace>();
     std::unique_ptr<Workspace> workspace = std::move(idle.back());
     idle.pop_back();
     return workspace;
@@ -169,23 +94,8 @@ struct BpeTokenizer::Engine {
     if (cached != nullptr) WordCache::put(*cached, word, space.symbols);
   }
 
-  // `text` is valid UTF-8, so pcre2 need not look (at every match it would look at all of it).
-  void encode_valid(std::string_view text, Workspace& space, std::vector<std::int32_t>& ids) const {
-    std::size_t at = 0;
-    while (at < text.size()) {
-      const int matched =
-          pcre2_match(pattern.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), at,
-                      PCRE2_NO_UTF_CHECK, space.match.get(), nullptr);
-      NIBBLE_CHECK(matched > 0, kOp, "cannot cut the text into words: {}", pcre2_message(matched));
-      const std::size_t end = pcre2_get_ovector_pointer(space.match.get())[1];
-      encode_word(text.substr(at, end - at), space, ids);
-      at = end;
-    }
-  }
-
   BpeMerges merges;
   std::array<std::int32_t, 256> byte_ids{};
-  std::unique_ptr<pcre2_code, CodeDelete> pattern;
   std::mutex mutex;
   std::vector<std::unique_ptr<Workspace>> idle;
 };
@@ -206,15 +116,13 @@ BpeTokenizer::BpeTokenizer(Tables tables)
     return found->second;
   };
 
-  const std::array<std::string, 256> spellings = byte_spellings();
-  std::unordered_map<std::string_view, unsigned char> byte_of;
+  const ByteSpelling& spelling = byte_spelling();
   for (unsigned b = 0; b < 256; ++b) {
-    byte_of.emplace(spellings[b], static_cast<unsigned char>(b));
-    engine_->byte_ids[b] = find(spellings[b]);
+    engine_->byte_ids[b] = find(spelling.of(static_cast<unsigned char>(b)));
   }
   end_of_text_ = find(kEndOfText);
   for (const std::string& token : tables_.vocab) {
-    bytes_.push_back(unspell(token, byte_of));
+    bytes_.push_back(spelling.unspell(token));
     NIBBLE_CHECK(!bytes_.back().empty(), kOp, "token {} \"{}\" is not in GPT-2's spelling",
                  bytes_.size() - 1, token);
   }
@@ -258,6 +166,21 @@ BpeTokenizer BpeTokenizer::from_files(const std::filesystem::path& vocab_bpe,
   return BpeTokenizer(std::move(tables));
 }
 
+void BpeTokenizer::write_files(const std::filesystem::path& folder) const {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  NIBBLE_CHECK(!error, kOp, "cannot create {}: {}", folder.string(), error.message());
+  std::string encoder;  // by id, as GPT-2's own is
+  for (std::size_t id = 0; id < tables_.vocab.size(); ++id) {
+    encoder +=
+        fmt::format("{}{}: {}", id == 0 ? "{" : ", ", nlohmann::json(tables_.vocab[id]).dump(), id);
+  }
+  std::string merges = "#version: 0.2\n";
+  for (const std::string& merge : tables_.merges) merges += merge + "\n";
+  write_file_atomically(folder / kVocabBpeFile, merges, kOp);
+  write_file_atomically(folder / kEncoderFile, encoder + "}\n", kOp);
+}
+
 BpeTokenizer BpeTokenizer::from_json(const nlohmann::json& description) {
   try {
     Tables tables;
@@ -289,23 +212,10 @@ std::string_view BpeTokenizer::token_bytes(std::int32_t id) const {
 
 void BpeTokenizer::encode_append(std::string_view text, std::vector<std::int32_t>& ids) const {
   std::unique_ptr<Workspace> space = engine_->take();
-  while (!text.empty()) {
-    const std::size_t valid = valid_utf8_prefix(text);
-    engine_->encode_valid(text.substr(0, valid), *space, ids);
-    text.remove_prefix(valid);
-    const std::size_t invalid = invalid_utf8_prefix(text);
-    if (invalid > 0) engine_->encode_word(text.substr(0, invalid), *space, ids);
-    text.remove_prefix(invalid);
-  }
+  space->words.cut(text, [&](std::string_view word) { engine_->encode_word(word, *space, ids); });
   engine_->give_back(std::move(space));
 }
 
-std::size_t BpeTokenizer::safe_cut(std::string_view text) const {
-  for (std::size_t at = text.size(); at-- > 1;) {
-    const bool space = text[at] == ' ' || (text[at] >= '\t' && text[at] <= '\r');
-    if (space && text[at - 1] > ' ' && text[at - 1] < '\x7F') return at;
-  }
-  return 0;
-}
+std::size_t BpeTokenizer::safe_cut(std::string_view text) const { return last_word_border(text); }
 
 }  // namespace nibble

@@ -8,6 +8,10 @@
 
 namespace nibble {
 
+// The names of the two files.
+inline constexpr const char* kVocabBpeFile = "vocab.bpe";
+inline constexpr const char* kEncoderFile = "encoder.json";
+
 // Text is cut into words by GPT-2's pattern, each word's bytes are merged pair by pair in the order
 // that was learned. Bytes that are no valid UTF-8 stand apart: each run of them is a word.
 class BpeTokenizer final : public Tokenizer {
@@ -27,6 +31,8 @@ class BpeTokenizer final : public Tokenizer {
   static BpeTokenizer from_files(const std::filesystem::path& vocab_bpe,
                                  const std::filesystem::path& encoder_json,
                                  std::string name = "gpt2");
+  // Writes "vocab.bpe" and "encoder.json" into `folder`, which it makes when it is missing.
+  void write_files(const std::filesystem::path& folder) const;
   static BpeTokenizer from_json(const nlohmann::json& description);
 
   std::string_view name() const override { return tables_.name; }
