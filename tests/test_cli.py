@@ -87,6 +87,37 @@ class Commands(Case):
                       "--output", self.folder / "twice")
         self.assertEqual(*re.findall(r"(\d+) tokens", out))
 
+    def test_a_vocabulary_of_ones_own(self):
+        own, text = self.folder / "own", self.folder / "text.txt"
+        out = self.ok("tokenize", "--input", text, "--val-fraction", 0.2, "--tokenizer", "bpe", "--vocab-size", 400,
+                      "--output", own, "--save-vocab", own)
+        self.assertRegex(out, r"tokenizer bpe, 400 words\ntrain: \d+ tokens.*\nval: \d+ tokens")
+        # Learned from the training part, and the same with its two files or from the dataset.
+        head = self.folder / "head.txt"
+        head.write_bytes(text.read_bytes()[:json.loads((own / "dataset.json").read_text())["train"]["text_bytes"]])
+        for name, tokenizer in (("again", ("bpe", "--vocab-size", 400)),
+                                ("files", ("gpt2", "--vocab", own / "vocab.bpe", own / "encoder.json")),
+                                ("reused", None)):
+            options = ("--tokenizer", *tokenizer) if tokenizer else ("--tokenizer-from", own)
+            self.ok("tokenize", "--input", head, "--output", self.folder / name, *options, "--save-vocab",
+                    self.folder / f"{name}_vocab")
+            for file in ("train_000000.bin", "../own/vocab.bpe", "../own/encoder.json"):
+                copy = self.folder / (name if file.endswith(".bin") else f"{name}_vocab") / pathlib.Path(file).name
+                self.assertEqual(copy.read_bytes(), (own / file).read_bytes())
+        config = write_config(self.folder / "own.jsonnet", SMALL | {"data": {"path": str(own)}})
+        run = self.folder / "own_run"
+        self.ok("train", "--config", config, "--output", run)
+        self.assertRegex(self.ok("eval", "--checkpoint", run), "bits")
+        self.assertTrue(self.ok("generate", "--checkpoint", run, "--prompt", "It was", "--tokens", 5).startswith("It was"))
+
+    def test_a_vocabulary_smaller_than_asked_for(self):
+        text = self.folder / "short.txt"
+        text.write_text("abc abc abc")
+        done = nibble("tokenize", "--input", text, "--tokenizer", "bpe", "--vocab-size", 300, "--output",
+                      self.folder / "short")
+        self.assertEqual(done.returncode, 0)
+        self.assertRegex(done.stderr.decode(), r"warning: 260 tokens learned, not 300: no pair of them occurs twice")
+
     # train
     def test_a_run_leaves_what_it_should(self):
         steps = [int(p.name[5:13]) for p in sorted((self.run_folder / "checkpoints").iterdir())]

@@ -97,6 +97,34 @@ class BadInput(Case):
             self.fails("tokenizer: |data: ", "tokenize", "--input", TEXT, "--output", self.folder / "no_tokens",
                        "--tokenizer", "gpt2", "--vocab", *vocab)
 
+    def test_tokenizers(self):
+        gpt2 = [TEXT.parent.parent / "gpt2" / name for name in ("vocab.bpe", "encoder.json")]
+        only_empty = self.folder / "only_empty.jsonl"
+        only_empty.write_text('{"text": ""}\n')
+        for pattern, text, *options in (
+                (r"--tokenizer bpe needs --vocab-size", TEXT, "--tokenizer", "bpe"),
+                (r"--vocab-size belongs to --tokenizer bpe: got byte", TEXT, "--vocab-size", 300),
+                (r"--vocab-size belongs to --tokenizer bpe: got gpt2", TEXT, "--vocab-size", 300, "--tokenizer", "gpt2",
+                 "--vocab", *gpt2),
+                (r"--vocab belongs to --tokenizer gpt2: got bpe", TEXT, "--vocab-size", 300, "--tokenizer", "bpe",
+                 "--vocab", *gpt2),
+                (r"--vocab belongs to --tokenizer gpt2: got byte", TEXT, "--vocab", *gpt2),
+                (r"^bpe: got a vocabulary of 256 tokens expected 257", TEXT, "--tokenizer", "bpe", "--vocab-size", 256),
+                (r"^bpe: .* of 1048577 tokens expected", TEXT, "--tokenizer", "bpe", "--vocab-size", 2 ** 20 + 1),
+                (r"^bpe: the training text is empty", only_empty, "--tokenizer", "bpe", "--vocab-size", 300),
+                (r"the training split is empty", only_empty),
+                (r"--tokenizer-from goes without --vocab-size", TEXT, "--tokenizer-from", self.tokens, "--vocab-size", 300),
+                (r"cannot open nowhere.tokenizer.json", TEXT, "--tokenizer-from", "nowhere"),
+                (r'--save-vocab: the tokenizer "byte" has no vocabulary to save', TEXT, "--save-vocab",
+                 self.folder / "vocab"),
+                (r"vocab.bpe is there already", TEXT, "--tokenizer", "gpt2", "--vocab", *gpt2, "--save-vocab",
+                 gpt2[0].parent)):
+            with self.subTest(options=options):
+                self.fails(pattern, "tokenize", "--input", text, "--output", self.folder / "no_tokens", *options)
+                self.assertFalse((self.folder / "no_tokens").exists())
+        self.fails("--tokenizer excludes --tokenizer-from", "tokenize", "--input", TEXT, "--output",
+                   self.folder / "no_tokens", "--tokenizer", "gpt2", "--tokenizer-from", self.tokens, code=2)
+
     def test_odd_text_is_no_error(self):
         odd = self.folder / "odd.txt"
         odd.write_bytes(b"\xff\xfe\x80 and a line of a megabyte: " + b"x" * 2 ** 20 + b"\n\xc3\n")

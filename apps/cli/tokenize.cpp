@@ -3,10 +3,14 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "apps/cli/commands.h"
 #include "data/bpe_tokenizer.h"
+#include "data/bpe_trainer.h"
 #include "data/tokenize.h"
 #include "tensor/thread_pool.h"
 
@@ -15,21 +19,81 @@ namespace {
 
 struct Options {
   std::vector<std::string> inputs, val_inputs, vocab;
-  std::string output, tokenizer = "byte";
+  std::string output, tokenizer = "byte", tokenizer_from, save_vocab;
+  std::optional<std::int32_t> vocab_size;
   double val_fraction = 0;
   std::int64_t shard_tokens = 100'000'000;
   Machinery machinery;
 };
 
-std::unique_ptr<Tokenizer> tokenizer_of(const Options& o) {
-  if (o.tokenizer == "byte") {
-    NIBBLE_CHECK(o.vocab.empty(), "tokenize", "--vocab belongs to --tokenizer gpt2: got byte");
-    return std::make_unique<ByteTokenizer>();
-  }
-  NIBBLE_CHECK(o.vocab.size() == 2, "tokenize",
+// What does not belong together, and what is not there, before any work.
+void check(const Options& o) {
+  NIBBLE_CHECK(o.tokenizer_from.empty() || (o.vocab.empty() && !o.vocab_size), "tokenize",
+               "--tokenizer-from goes without --vocab-size and --vocab: the dataset holds all of "
+               "its tokenizer");
+  NIBBLE_CHECK(o.vocab.empty() || o.tokenizer == "gpt2", "tokenize",
+               "--vocab belongs to --tokenizer gpt2: got {}", o.tokenizer);
+  NIBBLE_CHECK(!o.vocab_size || o.tokenizer == "bpe", "tokenize",
+               "--vocab-size belongs to --tokenizer bpe: got {}", o.tokenizer);
+  NIBBLE_CHECK(o.vocab_size || o.tokenizer != "bpe", "tokenize",
+               "--tokenizer bpe needs --vocab-size, the number of tokens to learn");
+  NIBBLE_CHECK(o.vocab.size() == 2 || o.tokenizer != "gpt2", "tokenize",
                "--tokenizer gpt2 needs --vocab with its two files: got {}, expected vocab.bpe and "
                "encoder.json",
                o.vocab.size());
+  if (o.save_vocab.empty()) return;
+  for (const char* name : {kVocabBpeFile, kEncoderFile}) {
+    const std::filesystem::path file = std::filesystem::path(o.save_vocab) / name;
+    NIBBLE_CHECK(!std::filesystem::exists(file), "tokenize",
+                 "--save-vocab: {} is there already; hint: choose another folder", file.string());
+  }
+}
+
+// On a terminal: what has been done, on a line that is written over.
+class ProgressLine {
+ public:
+  ~ProgressLine() { clear(); }
+  void clear() const {
+    if (terminal_) fmt::print(stderr, "\r\033[K");
+  }
+  std::function<void(const TokenizeProgress&)> watch(std::string what) const {
+    if (!terminal_) return {};
+    return [what = std::move(what)](const TokenizeProgress& p) {
+      fmt::print(stderr, "\r{}: {:.0f} MB of text, {} tokens", what,
+                 static_cast<double>(p.text_bytes) / 1e6, p.tokens);
+      std::fflush(stderr);
+    };
+  }
+
+ private:
+  bool terminal_ = ::isatty(STDERR_FILENO) == 1;
+};
+
+std::unique_ptr<Tokenizer> learn(std::int32_t vocab_size, const TokenizeOptions& text,
+                                 const ProgressLine& line) {
+  BpeTraining training = train_bpe(vocab_size, text);
+  line.clear();
+  const std::size_t learned = training.tables.vocab.size();
+  if (std::cmp_less(learned, vocab_size)) {
+    fmt::print(stderr,
+               "nibble: warning: {} tokens learned, not {}: no pair of them occurs twice in the "
+               "{} words of the training text\n",
+               learned, vocab_size, training.words);
+  }
+  if (training.dropped_below > 0) {
+    fmt::print(stderr,
+               "nibble: warning: too many words to keep them all: of some, up to {} occurrences "
+               "were not counted\n",
+               training.dropped_below);
+  }
+  return std::make_unique<BpeTokenizer>(std::move(training.tables));
+}
+
+std::unique_ptr<Tokenizer> tokenizer_of(const Options& o, const TokenizeOptions& text,
+                                        const ProgressLine& line) {
+  if (!o.tokenizer_from.empty()) return read_dataset_tokenizer(o.tokenizer_from);
+  if (o.tokenizer == "byte") return std::make_unique<ByteTokenizer>();
+  if (o.tokenizer == "bpe") return learn(*o.vocab_size, text, line);
   const bool swapped = o.vocab[0].ends_with(".json");
   return std::make_unique<BpeTokenizer>(
       BpeTokenizer::from_files(o.vocab[swapped ? 1 : 0], o.vocab[swapped ? 0 : 1]));
@@ -43,23 +107,24 @@ void print_split(const char* name, const Split& split) {
 
 int tokenize(const Options& o) {
   (void)o.machinery.apply();
+  check(o);
+  const ProgressLine line;
   TokenizeOptions options{.inputs = {o.inputs.begin(), o.inputs.end()},
                           .val_inputs = {o.val_inputs.begin(), o.val_inputs.end()},
                           .val_fraction = o.val_fraction,
                           .output = o.output,
                           .tokens_per_shard = o.shard_tokens,
                           .threads = num_threads(),
-                          .progress = {}};
-  const bool terminal = ::isatty(STDERR_FILENO) == 1;
-  if (terminal)
-    options.progress = [](const TokenizeProgress& p) {
-      fmt::print(stderr, "\r{:.0f} MB of text, {} tokens", static_cast<double>(p.text_bytes) / 1e6,
-                 p.tokens);
-      std::fflush(stderr);
-    };
-  const std::unique_ptr<Tokenizer> tokenizer = tokenizer_of(o);
+                          .progress = line.watch("learning")};
+  check_output(options);
+  const std::unique_ptr<Tokenizer> tokenizer = tokenizer_of(o, options, line);
+  const auto* const bpe = dynamic_cast<const BpeTokenizer*>(tokenizer.get());
+  NIBBLE_CHECK(o.save_vocab.empty() || bpe != nullptr, "tokenize",
+               "--save-vocab: the tokenizer \"{}\" has no vocabulary to save", tokenizer->name());
+  options.progress = line.watch("writing");
   const Dataset dataset = tokenize_files(*tokenizer, options);
-  if (terminal) fmt::print(stderr, "\r\033[K");
+  if (!o.save_vocab.empty()) bpe->write_files(o.save_vocab);
+  line.clear();
   fmt::print("{}: tokenizer {}, {} words\n", o.output, dataset.tokenizer_name, dataset.vocab_size);
   print_split("train", dataset.train);
   if (dataset.val.tokens) print_split("val", dataset.val);
@@ -73,10 +138,16 @@ void add_tokenize(CommandLine& line) {
   CLI::App* c = line.app.add_subcommand("tokenize", "Turn text files into a dataset of tokens");
   c->add_option("--input", o->inputs, "Text: .txt or .jsonl, also .gz or .xz")->required();
   c->add_option("--output", o->output, "The dataset's folder, new or empty")->required();
-  c->add_option("--tokenizer", o->tokenizer, "byte or gpt2")
-      ->check(CLI::IsMember({"byte", "gpt2"}))
-      ->capture_default_str();
+  auto* kind =
+      c->add_option("--tokenizer", o->tokenizer, "byte, gpt2 or bpe (learned from the text)")
+          ->check(CLI::IsMember({"byte", "gpt2", "bpe"}))
+          ->capture_default_str();
   c->add_option("--vocab", o->vocab, "For gpt2: vocab.bpe and encoder.json")->expected(2);
+  c->add_option("--vocab-size", o->vocab_size, "For bpe: how many tokens to learn, all included");
+  c->add_option("--tokenizer-from", o->tokenizer_from, "The tokenizer of another dataset")
+      ->excludes(kind);
+  c->add_option("--save-vocab", o->save_vocab,
+                "A folder for the vocabulary in GPT-2's form: vocab.bpe and encoder.json");
   auto* fraction = c->add_option("--val-fraction", o->val_fraction,
                                  "Share of the text, its end, that is kept for validation");
   c->add_option("--val-input", o->val_inputs, "Text for validation, in place of a share")
