@@ -1,0 +1,297 @@
+// Products of codes on the GPU: the CPU's bits, by every route.
+#include <algorithm>
+#include <array>
+#include <functional>
+
+#include "quant/cuda/int_gemm.h"
+#include "tests/cuda/lockstep.h"
+
+using namespace nibble;
+using namespace nibble::testing;
+
+namespace {
+
+enum Codes { kI8, kU8, kI4, kU4 };
+
+struct Side {
+  Codes codes = kI8;
+  std::int64_t tile_rows = 1;
+  bool grouped = true;  // a scale for each contraction block, else one
+  bool zeros = false;
+};
+struct Case {
+  std::int64_t m, n, k, block;
+  Side a, b;
+};
+
+std::uint32_t word(std::int64_t index, std::uint32_t site) {
+  return philox4x32_10(static_cast<std::uint32_t>(index), 0, site, 0, 7).v[0];
+}
+
+// Codes with both ends of their range frequent, and scales that are not powers of two.
+CodeOperand make(const Side& side, std::int64_t rows, std::int64_t k, std::int64_t blocks,
+                 std::uint32_t site) {
+  CodeOperand x;
+  const bool nibbles = side.codes == kI4 || side.codes == kU4;
+  const DType payload = nibbles ? DType::U4x2 : side.codes == kU8 ? DType::U8 : DType::I8;
+  x.is_signed = side.codes != kU4;
+  x.tile_rows = std::max<std::int64_t>(1, side.tile_rows);
+  x.codes = Tensor::empty({rows, nibbles ? k + k % 2 : k}, payload);
+  auto* const bytes = reinterpret_cast<std::uint8_t*>(x.codes.raw());
+  for (std::int64_t i = 0; i < x.codes.bytes(); ++i) {
+    const std::uint32_t draw = word(i, site);
+    const std::uint32_t byte = draw % 8 == 0 ? 0x80 : draw % 8 == 1 ? 0x7f : draw >> 8;
+    const bool padding = nibbles && k % 2 != 0 && (i + 1) % ((k + 1) / 2) == 0;
+    bytes[i] = static_cast<std::uint8_t>(padding ? byte & 15 : byte);
+  }
+  std::vector<float> scales, zeros;
+  const Shape tiles{(rows + x.tile_rows - 1) / x.tile_rows, side.grouped ? blocks : 1};
+  for (std::int64_t i = 0; i < tiles.numel(); ++i) {
+    const std::uint32_t draw = word(i, site + 100);
+    scales.push_back(0.001f + uniform01(draw));
+    zeros.push_back(static_cast<float>(static_cast<int>(draw % 1001) - 500));
+  }
+  x.scales = Tensor::from(scales, tiles);
+  if (side.zeros) x.zeros = Tensor::from(zeros, tiles);
+  return x;
+}
+
+CodeOperand on_gpu(const CodeOperand& x) {
+  CodeOperand y = x;
+  y.codes = x.codes.to(kGpu);
+  y.scales = x.scales.to(kGpu);
+  if (x.zeros) y.zeros = x.zeros.to(kGpu);
+  return y;
+}
+
+std::string name(const Case& t) {
+  const auto side = [](const Side& s) {
+    return fmt::format("{}{}{}{}", std::array{"i8", "u8", "i4", "u4"}[s.codes],
+                       s.grouped ? " grouped" : "", s.zeros ? " zeros" : "", s.tile_rows);
+  };
+  return fmt::format("[{}, {}] x [{}, {}]T by {}: {} x {}", t.m, t.k, t.n, t.k, t.block, side(t.a),
+                     side(t.b));
+}
+
+// Results lie in a frame whose rest must stay as it was.
+struct Result {
+  DType dtype = DType::F32;
+  bool bias = true, accumulate = false;
+  std::int64_t left = 0, right = 0;
+};
+
+using Multiply = std::function<void(const cuda::IntProduct&)>;
+void by_route(const cuda::IntProduct& p) {
+  Tensor c = p.c;
+  NIBBLE_DISPATCH(c.device(), int_gemm(c, p.a, p.b, p.k, p.block, p.bias, p.accumulate));
+}
+
+void check(const Case& t, const Result& r = {}, const Multiply& multiply = by_route) {
+  const std::int64_t blocks = t.k == 0 ? 0 : (t.k + t.block - 1) / t.block;
+  const CodeOperand a = make(t.a, t.m, t.k, blocks, 1), b = make(t.b, t.n, t.k, blocks, 2);
+  std::vector<float> values;
+  for (std::int64_t j = 0; j < t.n; ++j) values.push_back(static_cast<float>(j) * 0.37f - 3.0f);
+  const Tensor bias = r.bias ? Tensor::from(values, {t.n}) : Tensor();
+  Tensor cpu = Tensor::full({t.m + 1, r.left + t.n + r.right}, 0.75, r.dtype), gpu = cpu.to(kGpu);
+  const auto inner = [&](const Tensor& frame) {
+    return frame.slice(0, 0, t.m).slice(1, r.left, r.left + t.n);
+  };
+  by_route({inner(cpu), a, b, t.k, t.block, bias, r.accumulate});
+  multiply(
+      {inner(gpu), on_gpu(a), on_gpu(b), t.k, t.block, bias ? bias.to(kGpu) : bias, r.accumulate});
+  check_bits(cpu, gpu, name(t));
+}
+
+cuda::IntGemmRoute route(const Case& t) {
+  const auto payload = [](const Side& s) {
+    return s.codes == kU8 ? DType::U8 : s.codes == kI8 ? DType::I8 : DType::U4x2;
+  };
+  return cuda::int_gemm_route(
+      {t.m, t.n, t.k, t.block, payload(t.a), payload(t.b), t.a.zeros || t.b.zeros});
+}
+
+constexpr Side kTensor{kI8, 1 << 20, false, false}, kRow{kI8, 1, false, false}, kGroup{},
+    kBlock128{kI8, 128, true, false};
+
+}  // namespace
+
+TEST_CASE("cuda int gemm: the route follows from the layout") {
+  using enum cuda::IntGemmRoute;
+  CHECK(route({4096, 768, 3072, 3072, kRow, kRow}) == Library);
+  CHECK(route({4096, 3072, 768, 768, kRow, kRow}) == Tiles);
+  CHECK(route({4096, 3072, 768, 128, kGroup, kBlock128}) == Tiles);
+  CHECK(route({4096, 770, 3072, 3072, kRow, kRow}) == Tiles);  // columns the library cannot take
+  CHECK(route({16, 768, 3072, 3072, kRow, kRow}) == Tiles);
+  CHECK(route({64, 64, 300, 32, kGroup, kGroup}) == Tiles);
+  CHECK(route({64, 64, 300, 100, kGroup, kGroup}) == General);
+  CHECK(route({64, 64, 301, 301, {kI4}, kRow}) == Tiles);
+  CHECK(route({64, 64, 256, 256, {kU8}, kRow}) == General);
+  CHECK(route({64, 64, 256, 256, {kI8, 1, true, true}, kRow}) == General);
+  CHECK(route({64, 64, 131071, 131071, kRow, kRow}) == Library);
+  CHECK(route({64, 64, 131072, 131072, kRow, kRow}) == General);  // sums may leave int32
+  CHECK(route({64, 64, 0, 1, kRow, kRow}) == General);
+  CHECK(to_string(Tiles) == "tensor-core tiles");
+}
+
+GPU_TEST("cuda int gemm: one contraction block, every payload, ragged shapes") {
+  for (const auto& [m, n, k] : {std::array<std::int64_t, 3>{1, 1, 1},
+                                {3, 17, 5},
+                                {4, 16, 32},
+                                {33, 64, 48},
+                                {101, 530, 67},
+                                {129, 127, 255},
+                                {300, 259, 640}}) {
+    check({m, n, k, k, kRow, kRow});
+    check({m, n, k, k, kTensor, kRow});
+    check({m, n, k, k, {kU8}, {kU8}});
+    check({m, n, k, k, {kU8}, kRow});
+    check({m, n, k, k, kRow, {kU8}});
+    check({m, n, k, k, {kI4}, {kI4}});
+    check({m, n, k, k, {kU4}, kRow});
+    check({m, n, k, k, {kU4}, {kU8}});
+  }
+}
+
+GPU_TEST("cuda int gemm: scales by group and block") {
+  for (const auto& [m, n] :
+       {std::array<std::int64_t, 2>{37, 45}, {128, 128}, {200, 333}, {1, 70}, {260, 1}})
+    for (const std::int64_t k : {300, 512, 1000})
+      for (const std::int64_t block : {32, 64, 128, 256, 384}) {
+        if (block >= k) continue;
+        check({m, n, k, block, kGroup, kBlock128});
+        check({m, n, k, block, kGroup, kGroup});
+        check({m, n, k, block, {kI8, 32, true, false}, {kI8, 32, true, false}});
+        check({m, n, k, block, kGroup, kRow});
+        check({m, n, k, block, kTensor, {kI4, 3, true, false}});
+      }
+}
+
+GPU_TEST("cuda int gemm: large tiles and many of them") {
+  // Enough results that a device of 132 multiprocessors prefers large tiles and each block takes
+  // several; the CPU's bits still.
+  check({1700, 1540, 384, 128, kGroup, kBlock128}, {DType::BF16});
+  check({1700, 1540, 272, 128, kGroup, kGroup}, {DType::BF16, false, true});
+  check({1700, 1540, 272, 32, kGroup, kGroup});
+  check({1700, 1540, 272, 64, kGroup, kBlock128});
+  check({1700, 1540, 400, 384, kGroup, kGroup});
+  check({1700, 1540, 272, 272, kRow, kRow}, {DType::BF16});
+}
+
+GPU_TEST("cuda int gemm: blocks of any length, zero points on either side") {
+  for (const std::int64_t block : {16, 31, 77, 100, 128}) {
+    check({37, 70, 300, block, kGroup, kGroup});
+    check({37, 70, 300, block, {kI4}, {kU8}});
+    for (const bool zeros_b : {false, true}) {
+      check({70, 33, 154, block, {kU8, 1, true, true}, {kI8, 3, true, zeros_b}});
+      check({70, 33, 154, block, {kU4, 2, true, !zeros_b}, {kU8, 1, false, true}});
+    }
+  }
+  check({65, 64, 77, 77, {kU8, 65, true, true}, {kU8, 1, true, true}});
+}
+
+GPU_TEST("cuda int gemm: long contractions through the library, and beyond int32") {
+  check({64, 96, 2048, 2048, kRow, kRow});
+  check({301, 768, 3072, 3072, kRow, kTensor}, {DType::BF16});
+  check({40, 64, 1543, 1543, {kI4}, kRow});  // padded to a multiple of 16
+  check({32, 32, 131071, 131071, kRow, kRow});
+  check({2, 3, 131071, 131071, kRow, kRow});
+  check({2, 3, 140001, 140001, kRow, kRow});
+  check({2, 3, 70001, 70001, {kU8}, {kU8}});
+  check({2, 3, 70001, 70001, {kU8, 1, true, true}, {kU8, 1, true, true}});
+}
+
+GPU_TEST("cuda int gemm: every route gives the same bits") {
+  for (const Case& t : {Case{70, 96, 1600, 1600, kRow, kRow},
+                        {70, 96, 1600, 128, kGroup, kBlock128},
+                        {70, 96, 1600, 32, {kI4}, kGroup}}) {
+    check(t, {}, cuda::int_gemm_tiles);
+    check(t, {}, cuda::int_gemm_general);
+  }
+}
+
+GPU_TEST("cuda int gemm: one extreme code everywhere") {
+  for (const int extreme : {-128, 127})
+    for (const std::int64_t k : {std::int64_t{640}, std::int64_t{4000}})
+      for (const std::int64_t block : {std::int64_t{128}, std::int64_t{256}, k}) {
+        const auto full = [&](std::int64_t rows, int code) {
+          CodeOperand x = make(kGroup, rows, k, (k + block - 1) / block, 3);
+          x.codes.fill(code);
+          return x;
+        };
+        const CodeOperand a = full(35, extreme), b = full(48, -128);
+        Tensor cpu = Tensor::empty({35, 48}), gpu = Tensor::empty({35, 48}, DType::F32, kGpu);
+        by_route({cpu, a, b, k, block, {}, false});
+        by_route({gpu, on_gpu(a), on_gpu(b), k, block, {}, false});
+        check_bits(cpu, gpu, fmt::format("{} by {}", extreme, block));
+      }
+}
+
+GPU_TEST("cuda int gemm: results of both dtypes, accumulated, biased, in strided rows") {
+  for (const DType dtype : {DType::F32, DType::BF16})
+    for (const bool bias : {false, true})
+      for (const bool accumulate : {false, true})
+        for (const auto& [left, right] :
+             {std::array<std::int64_t, 2>{0, 0}, {4, 8}, {3, 2}, {1, 0}})
+          for (const Case& t : {Case{70, 45, 256, 128, kGroup, kBlock128},
+                                {70, 48, 100, 100, kRow, kRow},
+                                {1, 47, 256, 32, kGroup, kGroup},
+                                {40, 64, 1600, 1600, kRow, kRow},
+                                {35, 66, 90, 30, {kU8, 1, true, true}, kGroup}})
+            check(t, {dtype, bias, accumulate, left, right});
+}
+
+GPU_TEST("cuda int gemm: empty extents") {
+  for (const bool bias : {false, true}) {
+    check({2, 3, 0, 1, kRow, kRow}, {DType::F32, bias, false});
+    check({2, 3, 0, 1, kRow, kRow}, {DType::BF16, bias, true, 2, 1});
+    check({0, 3, 64, 64, kTensor, kRow}, {DType::F32, bias});
+    check({3, 0, 64, 32, kGroup, kTensor}, {DType::F32, bias});
+  }
+}
+
+GPU_TEST("cuda int gemm: the rescaling of float products, block by block") {
+  for (const auto& [m, n] : {std::array<std::int64_t, 2>{1, 1}, {37, 70}, {130, 512}, {17, 259}})
+    for (const std::int64_t blocks : {std::int64_t{1}, std::int64_t{3}})
+      for (const Side& side : {kGroup, kRow, kBlock128}) {
+        const CodeOperand a = make(kGroup, m, 16, blocks, 5), b = make(side, n, 16, blocks, 6);
+        std::vector<Tensor> parts;
+        for (std::int64_t i = 0; i < blocks; ++i)
+          parts.push_back(uniform({m, n}, DType::F32, -2, 2, static_cast<std::uint32_t>(30 + i)));
+        in_lockstep(
+            parts,
+            [&](const std::vector<Tensor>& x) {
+              const bool here = x[0].device() == kCpu;
+              const CodeOperand lhs = here ? a : on_gpu(a), rhs = here ? b : on_gpu(b);
+              Tensor f = Tensor::full({m, n}, NAN, DType::F32, x[0].device());  // not read at first
+              for (std::int64_t i = 0; i < blocks; ++i)
+                NIBBLE_DISPATCH(f.device(), rescale_product(f, x[static_cast<std::size_t>(i)], lhs,
+                                                            rhs, i, blocks));
+              return std::vector{f};
+            },
+            [&](const Tensor& cpu, const Tensor& gpu) {
+              check_bits(cpu, gpu, fmt::format("[{}, {}], {} blocks", m, n, blocks));
+            });
+      }
+}
+
+GPU_TEST("cuda int gemm: quantized products by spec, as recipes ask for them") {
+  const auto to_gpu = [](const QTensor& q) {
+    return QTensor(q.payload().to(kGpu), q.scales().to(kGpu),
+                   q.zeros() ? q.zeros().to(kGpu) : Tensor(),
+                   q.global_scale() ? q.global_scale().to(kGpu) : Tensor(), q.spec(), q.shape());
+  };
+  const Tensor x = uniform({96, 320}, DType::F32, -2, 2, 40),
+               w = uniform({160, 320}, DType::F32, -1, 1, 41);
+  for (const auto& [lhs, rhs] :
+       {std::array{"int8:group128", "int8:block128"}, std::array{"int8:row", "int8:row"},
+        std::array{"int8:row", "int8:tensor"}, std::array{"int8:block32", "int8:block32"},
+        std::array{"int8:group128", "int8:group128"}, std::array{"int4:group64", "int8:row"},
+        std::array{"uint8:tensor:asym", "int8:row"}}) {
+    const QTensor a = quantize(x, parse_spec(lhs)), b = quantize(w, parse_spec(rhs));
+    for (const DType out : {DType::F32, DType::BF16}) {
+      const MatmulOptions options{Mode::Real, out, {}};
+      check_bits(matmul_nt(a, b, options), matmul_nt(to_gpu(a), to_gpu(b), options),
+                 fmt::format("{} x {} -> {}", lhs, rhs, out));
+    }
+  }
+}
