@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """The commands of the built program: `test_cli.py NIBBLE`."""
+import array
 import json
 import pathlib
 import re
@@ -12,6 +13,7 @@ import unittest
 from cli_testing import SMALL, TEXT, Case, main, make_tokens, nibble, write_config
 
 GPT2 = TEXT.parent.parent / "gpt2"
+GOLDEN = pathlib.Path(__file__).resolve().parent / "golden"
 
 
 class Commands(Case):
@@ -97,6 +99,7 @@ class Commands(Case):
         head.write_bytes(text.read_bytes()[:json.loads((own / "dataset.json").read_text())["train"]["text_bytes"]])
         for name, tokenizer in (("again", ("bpe", "--vocab-size", 400)),
                                 ("files", ("gpt2", "--vocab", own / "vocab.bpe", own / "encoder.json")),
+                                ("described", (own / "tokenizer.json",)),
                                 ("reused", None)):
             options = ("--tokenizer", *tokenizer) if tokenizer else ("--tokenizer-from", own)
             self.ok("tokenize", "--input", head, "--output", self.folder / name, *options, "--save-vocab",
@@ -109,6 +112,15 @@ class Commands(Case):
         self.ok("train", "--config", config, "--output", run)
         self.assertRegex(self.ok("eval", "--checkpoint", run), "bits")
         self.assertTrue(self.ok("generate", "--checkpoint", run, "--prompt", "It was", "--tokens", 5).startswith("It was"))
+
+    def test_a_tokenizer_of_hugging_face(self):
+        golden = json.loads((GOLDEN / "hf_tokenizer.json").read_text())
+        text, file = self.folder / "hf.jsonl", self.folder / "hf.json"
+        file.write_text(json.dumps(golden["tokenizer"]))
+        text.write_text("".join(json.dumps({"text": case["text"]}) + "\n" for case in golden["cases"]))
+        self.ok("tokenize", "--input", text, "--output", self.folder / "hf", "--tokenizer", file)
+        tokens = array.array("H", (self.folder / "hf/train_000000.bin").read_bytes()[1024:]).tolist()
+        self.assertEqual(tokens, [token for case in golden["cases"] for token in [1, *case["ids"]]])
 
     def test_a_vocabulary_smaller_than_asked_for(self):
         text = self.folder / "short.txt"

@@ -122,6 +122,17 @@ class BadInput(Case):
             with self.subTest(options=options):
                 self.fails(pattern, "tokenize", "--input", text, "--output", self.folder / "no_tokens", *options)
                 self.assertFalse((self.folder / "no_tokens").exists())
+        for pattern, content in (
+                (r"^tokenizer: .*foreign.json: got model WordPiece expected BPE; a byte-level BPE as GPT-2's is supported$",
+                 '{"model": {"type": "WordPiece"}}'),
+                (r"foreign.json is not a tokenizer.json", '{"model": '), (r'got type "words"', '{"type": "words"}')):
+            file = self.folder / "foreign.json"
+            file.write_text(content)
+            self.fails(pattern, "tokenize", "--input", TEXT, "--output", self.folder / "no_tokens", "--tokenizer", file)
+        self.fails(r"nowhere.json", "tokenize", "--input", TEXT, "--output", self.folder / "no_tokens", "--tokenizer",
+                   "nowhere.json")
+        self.fails(r"--tokenizer: got words expected byte, gpt2, bpe or a file tokenizer.json", "tokenize", "--input",
+                   TEXT, "--output", self.folder / "no_tokens", "--tokenizer", "words", code=2)
         self.fails("--tokenizer excludes --tokenizer-from", "tokenize", "--input", TEXT, "--output",
                    self.folder / "no_tokens", "--tokenizer", "gpt2", "--tokenizer-from", self.tokens, code=2)
 

@@ -11,6 +11,7 @@
 #include "apps/cli/commands.h"
 #include "data/bpe_tokenizer.h"
 #include "data/bpe_trainer.h"
+#include "data/hf_tokenizer.h"
 #include "data/tokenize.h"
 #include "tensor/thread_pool.h"
 
@@ -94,6 +95,7 @@ std::unique_ptr<Tokenizer> tokenizer_of(const Options& o, const TokenizeOptions&
   if (!o.tokenizer_from.empty()) return read_dataset_tokenizer(o.tokenizer_from);
   if (o.tokenizer == "byte") return std::make_unique<ByteTokenizer>();
   if (o.tokenizer == "bpe") return learn(*o.vocab_size, text, line);
+  if (o.tokenizer != "gpt2") return read_tokenizer_file(o.tokenizer);
   const bool swapped = o.vocab[0].ends_with(".json");
   return std::make_unique<BpeTokenizer>(
       BpeTokenizer::from_files(o.vocab[swapped ? 1 : 0], o.vocab[swapped ? 0 : 1]));
@@ -138,10 +140,18 @@ void add_tokenize(CommandLine& line) {
   CLI::App* c = line.app.add_subcommand("tokenize", "Turn text files into a dataset of tokens");
   c->add_option("--input", o->inputs, "Text: .txt or .jsonl, also .gz or .xz")->required();
   c->add_option("--output", o->output, "The dataset's folder, new or empty")->required();
-  auto* kind =
-      c->add_option("--tokenizer", o->tokenizer, "byte, gpt2 or bpe (learned from the text)")
-          ->check(CLI::IsMember({"byte", "gpt2", "bpe"}))
-          ->capture_default_str();
+  const CLI::Validator kinds(
+      [](const std::string& kind) {
+        const bool known = kind == "byte" || kind == "gpt2" || kind == "bpe";
+        return known || kind.ends_with(".json")
+                   ? std::string()
+                   : "got " + kind + " expected byte, gpt2, bpe or a file tokenizer.json";
+      },
+      "KIND");
+  auto* kind = c->add_option("--tokenizer", o->tokenizer,
+                             "byte, gpt2, bpe (learned from the text) or a tokenizer.json")
+                   ->check(kinds)
+                   ->capture_default_str();
   c->add_option("--vocab", o->vocab, "For gpt2: vocab.bpe and encoder.json")->expected(2);
   c->add_option("--vocab-size", o->vocab_size, "For bpe: how many tokens to learn, all included");
   c->add_option("--tokenizer-from", o->tokenizer_from, "The tokenizer of another dataset")
