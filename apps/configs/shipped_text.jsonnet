@@ -1,4 +1,4 @@
-// A GPT-2 of 1.8 M parameters on data/text by bytes, long enough to beat a 5-gram model
+// A GPT-2 of 1.8 M parameters on data/text, long enough to beat a 5-gram model
 // (tests/bench/shipped_text.py). --set data.path=…
 {
   model: { layers: 4, heads: 6, width: 192, context: 256 },
