@@ -102,10 +102,14 @@ template <class T>
 NIBBLE_HD inline T silu(T x) {
   return x * sigmoid(x);
 }
+// The slope, s being sigmoid(x).
+template <class T>
+NIBBLE_HD inline T silu_slope(T x, T s) {
+  return std::fma(x * s, T(1) - s, s);
+}
 template <class T>
 NIBBLE_HD inline T silu_backward(T dy, T x) {
-  const T s = sigmoid(x);
-  return dy * std::fma(x * s, T(1) - s, s);
+  return dy * silu_slope(x, sigmoid(x));
 }
 
 // ½x(1 + tanh u) = x · sigmoid(2u), u = √(2/π)(x + 0.044715 x³): one exponential, and no
@@ -114,16 +118,24 @@ inline constexpr double kTwoRootTwoOverPi = 1.5957691216057308;
 inline constexpr double kGeluCubic = kTwoRootTwoOverPi * 0.044715;
 
 template <class T>
+NIBBLE_HD inline T gelu_2u(T x) {
+  return x * std::fma(T(kGeluCubic), x * x, T(kTwoRootTwoOverPi));
+}
+template <class T>
 NIBBLE_HD inline T gelu_tanh(T x) {
-  return x * sigmoid(x * std::fma(T(kGeluCubic), x * x, T(kTwoRootTwoOverPi)));
+  return x * sigmoid(gelu_2u(x));
+}
+// The slope, s being sigmoid(2u).
+template <class T>
+NIBBLE_HD inline T gelu_tanh_slope(T x, T s) {
+  const T du = std::fma(T(3 * kGeluCubic), x * x, T(kTwoRootTwoOverPi));
+  return std::fma(x * s * (T(1) - s), du, s);
 }
 template <class T>
 NIBBLE_HD inline T gelu_tanh_backward(T dy, T x) {
   // The slope is 0 or 1 long before ±16; the bound keeps x² from overflowing.
   const T v = at_least(at_most(x, T(16)), T(-16));
-  const T s = sigmoid(v * std::fma(T(kGeluCubic), v * v, T(kTwoRootTwoOverPi)));
-  const T du = std::fma(T(3 * kGeluCubic), v * v, T(kTwoRootTwoOverPi));
-  return dy * std::fma(v * s * (T(1) - s), du, s);
+  return dy * gelu_tanh_slope(v, sigmoid(gelu_2u(v)));
 }
 
 template <class T>

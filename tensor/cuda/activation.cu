@@ -3,6 +3,7 @@
 // scalar_math.h's, bit-equal to the CPU; log, sin, cos and pow are CUDA's f32 functions, at most 2
 // (pow: 4) units of the last place from exact by NVIDIA's tables.
 #include "tensor/cuda/elementwise.cuh"
+#include "tensor/cuda/fast_math.cuh"
 #include "tensor/kernels.h"
 #include "tensor/scalar_math.h"
 
@@ -33,7 +34,7 @@ struct Pow {
 
 }  // namespace
 
-// nvcc wants named functors: one a kernel, of `v`, or of `d` and `v`.
+// nvcc wants named functors: one a kernel, of `v`, or of `d` and `v`. _FAST: see fast_math.cuh.
 #define NIBBLE_UNARY(name, op, ...)                                    \
   namespace {                                                          \
   struct name##_of {                                                   \
@@ -41,14 +42,25 @@ struct Pow {
   };                                                                   \
   }                                                                    \
   void name(Tensor& y, const Tensor& x) { unary(op, y, x, name##_of{}); }
-#define NIBBLE_UNARY_BACKWARD(name, op)                                                \
-  namespace {                                                                          \
-  struct name##_of {                                                                   \
-    __device__ float operator()(float d, float v) const { return scalar::name(d, v); } \
-  };                                                                                   \
-  }                                                                                    \
-  void name(Tensor& dx, const Tensor& dy, const Tensor& x) {                           \
-    unary_backward(op, dx, dy, x, name##_of{});                                        \
+#define NIBBLE_UNARY_FAST(name, op, bound)                                        \
+  namespace {                                                                     \
+  struct name##_of {                                                              \
+    static constexpr float kFastBound = fast::bound;                              \
+    __device__ float operator()(float v) const { return scalar::name(v); }        \
+    __device__ static float fast(float v) { return nibble::cuda::fast::name(v); } \
+  };                                                                              \
+  }                                                                               \
+  void name(Tensor& y, const Tensor& x) { unary(op, y, x, name##_of{}); }
+#define NIBBLE_BACKWARD_FAST(name, op, bound)                                                 \
+  namespace {                                                                                 \
+  struct name##_of {                                                                          \
+    static constexpr float kFastBound = fast::bound;                                          \
+    __device__ float operator()(float d, float v) const { return scalar::name(d, v); }        \
+    __device__ static float fast(float d, float v) { return nibble::cuda::fast::name(d, v); } \
+  };                                                                                          \
+  }                                                                                           \
+  void name(Tensor& dx, const Tensor& dy, const Tensor& x) {                                  \
+    unary_backward(op, dx, dy, x, name##_of{});                                               \
   }
 
 NIBBLE_UNARY(abs, "abs", std::fabs(v))
@@ -60,18 +72,26 @@ NIBBLE_UNARY(rsqrt, "rsqrt", 1.0f / std::sqrt(v))  // two roundings, unlike CUDA
 NIBBLE_UNARY(sin, "sin", std::sin(v))
 NIBBLE_UNARY(cos, "cos", std::cos(v))
 NIBBLE_UNARY(tanh, "tanh", scalar::tanh(v))
-NIBBLE_UNARY(sigmoid, "sigmoid", scalar::sigmoid(v))
+NIBBLE_UNARY_FAST(sigmoid, "sigmoid", kExpBound)
 NIBBLE_UNARY(erf, "erf", scalar::erf(v))
 NIBBLE_UNARY(relu, "relu", scalar::at_least(v, 0.0f))
-NIBBLE_UNARY(silu, "silu", scalar::silu(v))
-NIBBLE_UNARY(gelu_tanh, "gelu", scalar::gelu_tanh(v))
+NIBBLE_UNARY_FAST(silu, "silu", kExpBound)
+NIBBLE_UNARY_FAST(gelu_tanh, "gelu", kGeluBound)
 NIBBLE_UNARY(gelu_erf, "gelu", scalar::gelu_erf(v))
-NIBBLE_UNARY_BACKWARD(silu_backward, "silu_backward")
-NIBBLE_UNARY_BACKWARD(gelu_tanh_backward, "gelu_backward")
-NIBBLE_UNARY_BACKWARD(gelu_erf_backward, "gelu_backward")
+NIBBLE_BACKWARD_FAST(silu_backward, "silu_backward", kExpBound)
+NIBBLE_BACKWARD_FAST(gelu_tanh_backward, "gelu_backward", kGeluBound)
+namespace {
+struct gelu_erf_backward_of {
+  __device__ float operator()(float d, float v) const { return scalar::gelu_erf_backward(d, v); }
+};
+}  // namespace
+void gelu_erf_backward(Tensor& dx, const Tensor& dy, const Tensor& x) {
+  unary_backward("gelu_backward", dx, dy, x, gelu_erf_backward_of{});
+}
 
 #undef NIBBLE_UNARY
-#undef NIBBLE_UNARY_BACKWARD
+#undef NIBBLE_UNARY_FAST
+#undef NIBBLE_BACKWARD_FAST
 
 void clamp(Tensor& y, const Tensor& x, double low, double high) {
   unary("clamp", y, x, Clamp{static_cast<float>(low), static_cast<float>(high)});

@@ -12,12 +12,16 @@
 namespace nibble::cuda {
 namespace {
 
-// bfloat16 reaches functors as a float (elementwise.cuh); the store rounds.
 struct Identity {
   template <class T>
   __device__ T operator()(T x) const {
     return x;
   }
+};
+// A NaN keeps its bits as on the CPU; bfloat16 reaches functors as a float (elementwise.cuh).
+template <class To>
+struct Convert {
+  __device__ To operator()(float x) const { return static_cast<To>(x); }
 };
 template <class T>
 struct Constant {
@@ -150,7 +154,7 @@ void convert_fast(Tensor& y, const Tensor& x, const Strided<2>& s) {
   if (const int dense = dense_dimension(s); transposes(s, dense))
     transpose(y.data<To>(), x.data<From>(), s, dense);
   else
-    map_strided(y.data<To>(), s, Identity{}, x.data<From>());
+    map_strided(y.data<To>(), s, Convert<To>{}, x.data<From>());
 }
 
 // C holds every value of the source's dtype: double for f64 and i32, float for the others.

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include "tensor/cuda/walk.cuh"
@@ -24,13 +25,52 @@ __device__ inline float operand(bfloat16 x) { return x; }
 template <class... X>
 inline constexpr int kMapUnroll = sizeof...(X) <= 1 ? 4 : 2;
 
+// Two f32 in bf16, one instruction; a NaN becomes the one that arithmetic on the GPU returns.
+__device__ inline std::uint32_t bf16_pair(float low, float high) {
+  std::uint32_t bits;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+  return bits;
+}
+
+// Y's of results r: f32 results of bf16 maps are rounded in pairs.
+template <class Y, class R, int N>
+__device__ Vector<Y, N> stored(const R (&r)[N]) {
+  Vector<Y, N> out;
+  if constexpr (std::is_same_v<Y, bfloat16> && std::is_same_v<R, float> && N % 2 == 0) {
+#pragma unroll
+    for (int j = 0; j < N; j += 2) {
+      const std::uint32_t bits = bf16_pair(r[j], r[j + 1]);
+      out[j] = bfloat16::from_bits(static_cast<std::uint16_t>(bits));
+      out[j + 1] = bfloat16::from_bits(static_cast<std::uint16_t>(bits >> 16));
+    }
+  } else {
+#pragma unroll
+    for (int j = 0; j < N; ++j) out[j] = static_cast<Y>(r[j]);
+  }
+  return out;
+}
+
 template <int N, class Y, class F, class... X>
 __device__ Vector<Y, N> apply_vector(F f, const std::tuple<Vector<X, N>...>& in) {
-  Vector<Y, N> out;
+  const auto at = [&](int j, auto g) {
+    return std::apply([&](const auto&... v) { return g(operand(v[j])...); }, in);
+  };
+  decltype(at(0, f)) r[N];
+  // A functor with fast() gives the same bits there while the last input is within kFastBound.
+  if constexpr (requires { F::kFastBound; }) {
+    bool usual = true;
+    const auto& last = std::get<sizeof...(X) - 1>(in);
 #pragma unroll
-  for (int j = 0; j < N; ++j)
-    out[j] = static_cast<Y>(std::apply([&](const auto&... v) { return f(operand(v[j])...); }, in));
-  return out;
+    for (int j = 0; j < N; ++j) usual = usual && std::fabs(operand(last[j])) <= F::kFastBound;
+    if (usual) {
+#pragma unroll
+      for (int j = 0; j < N; ++j) r[j] = at(j, [&](auto... v) { return f.fast(v...); });
+      return stored<Y>(r);
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < N; ++j) r[j] = at(j, f);
+  return stored<Y>(r);
 }
 
 template <int N, class Y, class F, class... X>

@@ -73,12 +73,12 @@ void check_unary(const Unary& op, const Tensor& x) {
 
 GPU_TEST("cuda elementwise: own formulas are bit-equal on every bf16 and on floats of all kinds") {
   const Tensor wide = any_floats({(1 << 20) + 3}), narrow = all_bf16();
-  const Tensor usual = uniform({1 << 20}, DType::F32, -12, 12);
-  for (const Unary& op : exact_unaries()) {
-    check_unary(op, wide);
-    check_unary(op, usual);
-    check_unary(op, narrow);
-  }
+  // Inside and across the range of fast_math.cuh, and to where sigmoid is subnormal.
+  const Tensor usual = uniform({1 << 20}, DType::F32, -6, 6);
+  const Tensor edge = uniform({1 << 20}, DType::F32, -11, 11);
+  const Tensor far = uniform({1 << 20}, DType::F32, -110, 110);
+  for (const Unary& op : exact_unaries())
+    for (const Tensor& x : {wide, narrow, usual, edge, far}) check_unary(op, x);
 }
 
 GPU_TEST("cuda elementwise: sizes around vectors and blocks, and addresses off 16 bytes") {
@@ -114,9 +114,9 @@ GPU_TEST("cuda elementwise: log, sin, cos and pow agree within units of the last
 GPU_TEST("cuda elementwise: backward forms are bit-equal") {
   for (const DType dtype : kFloats) {
     const Tensor x = dtype == DType::BF16 ? all_bf16() : any_floats({(1 << 20) + 5});
-    const Tensor usual = uniform(x.shape(), dtype, -10, 10);
+    const Tensor usual = uniform(x.shape(), dtype, -6, 6), far = uniform(x.shape(), dtype, -99, 99);
     const Tensor dy = uniform(x.shape(), dtype, -3, 3, 2);
-    for (const Tensor& input : {x, usual})
+    for (const Tensor& input : {x, usual, far})
       in_lockstep(
           {dy, input},
           [](const std::vector<Tensor>& in) {
