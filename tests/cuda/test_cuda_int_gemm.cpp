@@ -209,6 +209,19 @@ GPU_TEST("cuda int gemm: every route gives the same bits") {
   }
 }
 
+GPU_TEST("cuda int gemm: results larger than one slab of int32 sums") {
+  // 2^26 sums go at a time; the tiles are the reference, because the CPU would take minutes.
+  const std::int64_t m = 4100, n = 16400, k = 1536;
+  const CodeOperand a = on_gpu(make(kRow, m, k, 1, 7)), b = on_gpu(make(kRow, n, k, 1, 8));
+  REQUIRE(m * n > std::int64_t{1} << 26);
+  REQUIRE(route({m, n, k, k, kRow, kRow}) == cuda::IntGemmRoute::Library);
+  Tensor whole = Tensor::empty({m, n}, DType::BF16, kGpu),
+         tiles = Tensor::empty({m, n}, DType::BF16, kGpu);
+  by_route({whole, a, b, k, k, {}, false});
+  cuda::int_gemm_tiles({tiles, a, b, k, k, {}, false});
+  check_bits(tiles.to(kCpu), whole);
+}
+
 GPU_TEST("cuda int gemm: one extreme code everywhere") {
   for (const int extreme : {-128, 127})
     for (const std::int64_t k : {std::int64_t{640}, std::int64_t{4000}})
