@@ -1,0 +1,125 @@
+// Updates on a GPU: the CPU's bits, for weights, moments and stochastic storage.
+#include "optim/adam.h"
+#include "optim/kernels.h"
+#include "tests/cuda/lockstep.h"
+
+using namespace nibble;
+using namespace nibble::testing;
+
+namespace {
+
+const std::vector<std::int64_t> kSizes{1, 7, 8, 257, (1 << 22) + 3};
+
+Tensor gradient_of(std::int64_t n, DType dtype) {
+  Tensor g = uniform({n}, dtype, -1e-2, 1e-2, 4);
+  if (n > 200) {  // what an update must survive without a difference
+    g.slice(0, 100, 101).fill(NAN);
+    g.slice(0, 101, 102).fill(INFINITY);
+    g.slice(0, 102, 103).fill(1e-42);
+    g.slice(0, 103, 104).fill(0);
+  }
+  return g;
+}
+
+// NaNs agree as NaNs: which of their bits an operation keeps is the machine's choice.
+void check_bits_or_nan(const Tensor& cpu, const Tensor& gpu) {
+  const Tensor zero = Tensor::zeros({1});
+  const Tensor back = gpu.to(kCpu);
+  const auto settle = [&](const Tensor& x) { return ops::where(ops::equal(x, x), x, zero); };
+  check_bits(settle(cpu), settle(back));
+  check_bits(ops::equal(cpu, cpu), ops::equal(back, back));
+}
+
+}  // namespace
+
+GPU_TEST("cuda optim: AdamW gives the CPU's bits") {
+  for (const DType dtype : {DType::F32, DType::BF16})
+    for (const std::int64_t n : kSizes) {
+      CAPTURE(n);
+      const AdamScalars s{.lr = 3e-4f,
+                          .beta1 = 0.9f,
+                          .beta2 = 0.95f,
+                          .epsilon = 1e-8f,
+                          .clip = 0.7f,
+                          .decay = 0.99997f,
+                          .correction1 = 1.5f,
+                          .correction2 = 2.5f};
+      in_lockstep(
+          {uniform({n}), uniform({n}, DType::F32, -1e-2, 1e-2, 2),
+           uniform({n}, DType::F32, 0, 1e-4, 3), gradient_of(n, dtype)},
+          [&](const std::vector<Tensor>& x) {
+            Tensor w = x[0].clone(), m = x[1].clone(), v = x[2].clone();
+            NIBBLE_DISPATCH(w.device(), adam(w, m, v, x[3], s));
+            return std::vector<Tensor>{w, m, v};
+          },
+          check_bits_or_nan);
+    }
+}
+
+GPU_TEST("cuda optim: SGD gives the CPU's bits, with and without momentum") {
+  for (const bool momentum : {false, true})
+    for (const std::int64_t n : kSizes) {
+      CAPTURE(n);
+      const SgdScalars s{
+          .lr = 3e-2f, .momentum = 0.9f, .clip = 0.7f, .decay = 0.997f, .nesterov = true};
+      in_lockstep(
+          {uniform({n}), uniform({n}, DType::F32, -1, 1, 2), gradient_of(n, DType::F32)},
+          [&](const std::vector<Tensor>& x) {
+            Tensor w = x[0].clone(), m = momentum ? x[1].clone() : Tensor();
+            NIBBLE_DISPATCH(w.device(), sgd(w, m, x[2], s));
+            return std::vector<Tensor>{w, m};
+          },
+          check_bits_or_nan);
+    }
+}
+
+GPU_TEST("cuda optim: stochastic bf16 gives the CPU's bits") {
+  for (const std::int64_t n : kSizes) {
+    Tensor x = uniform({n});
+    if (n > 200) {
+      x.slice(0, 9, 10).fill(NAN);
+      x.slice(0, 10, 11).fill(-INFINITY);
+      x.slice(0, 11, 12).fill(3.4e38);
+    }
+    in_lockstep(
+        {x},
+        [&](const std::vector<Tensor>& in) {
+          Tensor y = Tensor::empty({n}, DType::BF16, in[0].device());
+          NIBBLE_DISPATCH(y.device(), stochastic_bf16(y, in[0], RngKey{5, 6}));
+          return std::vector<Tensor>{y};
+        },
+        [](const Tensor& a, const Tensor& b) { check_bits(a, b); });
+  }
+}
+
+GPU_TEST("cuda optim: ten updates with encoded moments give the CPU's bits") {
+  for (const char* storage : {"f32", "bf16", "int8"})
+    for (const char* moments : {"f32", "dyn8:group256", "int8:group128", "int4:group128"}) {
+      CAPTURE(storage);
+      CAPTURE(moments);
+      std::vector<std::vector<std::pair<std::string, Tensor>>> ends;
+      for (const Device device : {kCpu, kGpu}) {
+        Parameter p(uniform({96, 160}).to(device));
+        p.name = "w";
+        if (std::string(storage) == "bf16") set_weight_storage(p, DType::BF16);
+        if (std::string(storage) == "int8") set_weight_storage_int8(p);
+        AdamOptions options;
+        options.m.codec = find_codec(moments);
+        options.v.codec =
+            find_codec(std::string(moments) == "dyn8:group256" ? "dynu8:group256" : "f32");
+        AdamW adam({{{&p}, 1, 0.1}}, options);
+        StepState state(device);
+        for (std::uint32_t step = 0; step < 10; ++step) {
+          state.begin(step, 1e-2);
+          p.grad_buffer().copy_from(uniform({96, 160}, DType::F32, -1, 1, 20 + step).to(device));
+          p.set_has_grad(true);
+          adam.step(state);
+        }
+        auto tensors = adam.state_tensors();
+        tensors.emplace_back("weight", p.dense());
+        ends.push_back(tensors);
+      }
+      for (std::size_t i = 0; i < ends[0].size(); ++i)
+        check_bits(ends[0][i].second, ends[1][i].second, ends[0][i].first);
+    }
+}
