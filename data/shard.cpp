@@ -29,15 +29,21 @@ constexpr Form kForm16{20240520, 1};
 constexpr Form kForm32{20240801, 7};
 constexpr Form form_of(TokenWidth width) { return width == TokenWidth::U16 ? kForm16 : kForm32; }
 
+// 0 for a file too short to have one.
+std::int32_t magic_of(std::span<const std::byte> bytes) {
+  std::int32_t magic = 0;
+  if (bytes.size() >= sizeof(magic)) std::memcpy(&magic, bytes.data(), sizeof(magic));
+  return magic;
+}
+
 // Checks everything but the tokens; returns width and count.
 std::pair<TokenWidth, std::int64_t> read_header(const std::string& path,
                                                 std::span<const std::byte> bytes) {
   NIBBLE_CHECK(!bytes.empty(), kOp, "{} is empty", path);
   // The magic first: a short foreign file is better called foreign than cut off.
-  std::int32_t magic = 0;
-  if (bytes.size() >= sizeof(magic)) std::memcpy(&magic, bytes.data(), sizeof(magic));
+  const std::int32_t magic = magic_of(bytes);
   NIBBLE_CHECK(
-      magic == kForm16.magic || magic == kForm32.magic, kOp,
+      is_llmc_shard(bytes), kOp,
       "{} is not a token file: got magic {} expected {} or {}; hint: nibble tokenize makes "
       "them",
       path, magic, kForm16.magic, kForm32.magic);
@@ -66,6 +72,10 @@ std::pair<TokenWidth, std::int64_t> read_header(const std::string& path,
 
 TokenWidth token_width_for(std::int64_t vocab_size) {
   return vocab_size <= 65536 ? TokenWidth::U16 : TokenWidth::U32;
+}
+
+bool is_llmc_shard(std::span<const std::byte> bytes) {
+  return magic_of(bytes) == kForm16.magic || magic_of(bytes) == kForm32.magic;
 }
 
 Shard::Shard(std::filesystem::path path) : path_(std::move(path)), file_(path_) {

@@ -19,6 +19,9 @@ namespace nibble {
 enum class TokenWidth : std::uint8_t { U16 = 2, U32 = 4 };
 TokenWidth token_width_for(std::int64_t vocab_size);
 
+// Whether the file of these bytes begins as a shard does.
+bool is_llmc_shard(std::span<const std::byte> bytes);
+
 // One shard, mapped. Throws Error("data") naming the file and what is wrong: empty, cut off, not a
 // token file, another version, a size that contradicts the header.
 class Shard {

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <map>
-#include <system_error>
 
 #include "data/ordered_tasks.h"
+#include "data/output_folder.h"
 #include "data/segments.h"
 #include "data/shard.h"
 #include "tensor/check.h"
@@ -133,48 +133,10 @@ class Run {
   OrderedTasks<Batch> tasks_;
 };
 
-// A folder that was empty or missing, and is so again unless the work in it succeeds.
-class OutputFolder {
- public:
-  explicit OutputFolder(const fs::path& path) : path_(path) {
-    std::error_code error;
-    created_ = fs::create_directories(path_, error);
-    NIBBLE_CHECK(!error, kOp, "cannot create {}: {}", path_.string(), error.message());
-  }
-  ~OutputFolder() {
-    if (kept_) return;
-    std::error_code ignored;
-    for (fs::directory_iterator entry(path_, ignored), end; !ignored && entry != end;
-         entry.increment(ignored)) {
-      fs::remove(entry->path(), ignored);
-    }
-    if (created_) fs::remove(path_, ignored);
-  }
-  OutputFolder(const OutputFolder&) = delete;
-  OutputFolder& operator=(const OutputFolder&) = delete;
-  void keep() { kept_ = true; }
-
- private:
-  const fs::path& path_;
-  bool created_ = false;
-  bool kept_ = false;
-};
-
 }  // namespace
-
-void check_output(const TokenizeOptions& options) {
-  NIBBLE_CHECK(!options.output.empty(), kOp, "got no output folder");
-  if (!fs::exists(options.output)) return;
-  NIBBLE_CHECK(fs::is_directory(options.output), kOp, "{} is a file, expected a folder",
-               options.output.string());
-  NIBBLE_CHECK(fs::is_empty(options.output), kOp,
-               "{} is not empty; hint: choose another folder, or remove it",
-               options.output.string());
-}
 
 Dataset tokenize_files(const Tokenizer& tokenizer, const TokenizeOptions& options) {
   check_text_options(options);
-  check_output(options);
   OutputFolder folder(options.output);
   Dataset dataset = Run(tokenizer, options).run();
   folder.keep();

@@ -42,7 +42,4 @@ struct TokenizeOptions {
 // Throws Error naming what is wrong; the output folder is then as it was before.
 Dataset tokenize_files(const Tokenizer& tokenizer, const TokenizeOptions& options);
 
-// Throws Error("tokenize") when options.output is not a new or empty folder.
-void check_output(const TokenizeOptions& options);
-
 }  // namespace nibble

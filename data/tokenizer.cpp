@@ -4,6 +4,7 @@
 #include <xxhash.h>
 
 #include <array>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "data/bpe_tokenizer.h"
@@ -18,6 +19,21 @@ constexpr std::array<char, 256> make_all_bytes() {
   return bytes;
 }
 constexpr std::array<char, 256> kAllBytes = make_all_bytes();
+
+[[noreturn]] void refuse_text() {
+  fail("tokenizer",
+       "the tokens were imported without their tokenizer: what they stand for is not known; hint: "
+       "nibble tokenize --import-shards with --tokenizer");
+}
+
+std::unique_ptr<Tokenizer> unknown_from_json(const nlohmann::json& description) {
+  const auto size = description.find("vocab_size");
+  NIBBLE_CHECK(size != description.end() && size->is_number_integer() && *size > 0 &&
+                   *size <= std::numeric_limits<std::int32_t>::max(),
+               "tokenizer", "type \"unknown\": expected a \"vocab_size\" of 1 to {}",
+               std::numeric_limits<std::int32_t>::max());
+  return std::make_unique<UnknownTokenizer>(size->get<std::int32_t>());
+}
 
 }  // namespace
 
@@ -57,13 +73,29 @@ void ByteTokenizer::encode_append(std::string_view text, std::vector<std::int32_
 
 nlohmann::json ByteTokenizer::to_json() const { return {{"type", "byte"}}; }
 
+UnknownTokenizer::UnknownTokenizer(std::int32_t vocab_size) : vocab_size_(vocab_size) {
+  NIBBLE_CHECK(vocab_size > 0, "tokenizer", "got a vocabulary of {} tokens expected at least 1",
+               vocab_size);
+}
+
+std::string_view UnknownTokenizer::token_bytes(std::int32_t) const { refuse_text(); }
+
+void UnknownTokenizer::encode_append(std::string_view, std::vector<std::int32_t>&) const {
+  refuse_text();
+}
+
+nlohmann::json UnknownTokenizer::to_json() const {
+  return {{"type", "unknown"}, {"vocab_size", vocab_size_}};
+}
+
 std::unique_ptr<Tokenizer> make_tokenizer(const nlohmann::json& description) {
   const auto type = description.is_object() ? description.find("type") : description.end();
   NIBBLE_CHECK(type != description.end() && type->is_string(), "tokenizer",
-               "got a description without a \"type\" expected \"byte\" or \"bpe\"");
+               "got a description without a \"type\" expected \"byte\", \"bpe\" or \"unknown\"");
   if (*type == "byte") return std::make_unique<ByteTokenizer>();
   if (*type == "bpe") return std::make_unique<BpeTokenizer>(BpeTokenizer::from_json(description));
-  fail("tokenizer", "got type {} expected \"byte\" or \"bpe\"", type->dump());
+  if (*type == "unknown") return unknown_from_json(description);
+  fail("tokenizer", "got type {} expected \"byte\", \"bpe\" or \"unknown\"", type->dump());
 }
 
 std::uint64_t fingerprint(const Tokenizer& tokenizer) {

@@ -15,13 +15,16 @@ namespace nibble {
 // How GPT-2 writes its document separator.
 inline constexpr std::string_view kEndOfText = "<|endoftext|>";
 
+// What is no token.
+inline constexpr std::int32_t kNoToken = -1;
+
 // Lossless on every byte string, valid UTF-8 or not: decode(encode(x)) == x. Const members may be
 // called by several threads at once.
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // "byte", "gpt2": the word for logs and records.
+  // "byte", "gpt2", "bpe": the word for logs and records.
   virtual std::string_view name() const = 0;
   virtual std::int32_t vocab_size() const = 0;
   virtual std::int32_t end_of_text() const = 0;
@@ -53,6 +56,23 @@ class ByteTokenizer final : public Tokenizer {
   void encode_append(std::string_view text, std::vector<std::int32_t>& ids) const override;
   std::size_t safe_cut(std::string_view text) const override { return text.size(); }
   nlohmann::json to_json() const override;
+};
+
+// For tokens that came without their tokenizer: how many there are is known, what they stand for is
+// not. encode and token_bytes throw Error("tokenizer"); there is no separator (kNoToken).
+class UnknownTokenizer final : public Tokenizer {
+ public:
+  explicit UnknownTokenizer(std::int32_t vocab_size);
+  std::string_view name() const override { return "unknown"; }
+  std::int32_t vocab_size() const override { return vocab_size_; }
+  std::int32_t end_of_text() const override { return kNoToken; }
+  std::string_view token_bytes(std::int32_t id) const override;
+  void encode_append(std::string_view text, std::vector<std::int32_t>& ids) const override;
+  std::size_t safe_cut(std::string_view) const override { return 0; }
+  nlohmann::json to_json() const override;
+
+ private:
+  std::int32_t vocab_size_;
 };
 
 // Inverse of to_json(); throws Error("tokenizer") for anything else.

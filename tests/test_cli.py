@@ -122,6 +122,24 @@ class Commands(Case):
         tokens = array.array("H", (self.folder / "hf/train_000000.bin").read_bytes()[1024:]).tolist()
         self.assertEqual(tokens, [token for case in golden["cases"] for token in [1, *case["ids"]]])
 
+    def test_shards_of_nanogpt(self):
+        files = [self.folder / f"nano_{split}.bin" for split in ("train", "val")]
+        for file, count in zip(files, (4000, 400)):
+            array.array("H", (i * i % 65 for i in range(count))).tofile(file.open("wb"))
+        nano, run = self.folder / "nano", self.folder / "nano_run"
+        out = self.ok("tokenize", "--import-shards", "nanogpt", "--input", files[0], "--val-input", files[1],
+                      "--vocab-size", 65, "--output", nano)
+        self.assertRegex(out, r"tokenizer unknown, 65 words\ntrain: 4000 tokens.*\nval: 400 tokens")
+        config = write_config(self.folder / "nano.jsonnet", SMALL | {"data": {"path": str(nano)}})
+        self.ok("train", "--config", config, "--output", run)
+        self.assertRegex(self.ok("eval", "--checkpoint", run), r"perplexity \d+\.\d+ \(399 tokens, 0 bytes\)")
+        self.fails("imported without their tokenizer", "generate", "--checkpoint", run)
+        # Nibble's shards are llm.c's.
+        self.ok("tokenize", "--import-shards", "llm.c", "--input", self.tokens / "train_000000.bin", "--val-input",
+                self.tokens / "val_000000.bin", "--tokenizer-from", self.tokens, "--output", self.folder / "llmc")
+        for file in ("dataset.json", "tokenizer.json", "train_000000.bin"):
+            self.assertEqual((self.folder / "llmc" / file).read_bytes(), (self.tokens / file).read_bytes())
+
     def test_a_vocabulary_smaller_than_asked_for(self):
         text = self.folder / "short.txt"
         text.write_text("abc abc abc")

@@ -136,6 +136,30 @@ class BadInput(Case):
         self.fails("--tokenizer excludes --tokenizer-from", "tokenize", "--input", TEXT, "--output",
                    self.folder / "no_tokens", "--tokenizer", "gpt2", "--tokenizer-from", self.tokens, code=2)
 
+    def test_imported_shards(self):
+        shard, odd, beyond = (self.folder / f"{name}.bin" for name in ("shard", "odd", "beyond"))
+        shard.write_bytes(struct.pack("<3H", 1, 2, 3))
+        odd.write_bytes(b"abc")
+        beyond.write_bytes(struct.pack("<3H", 1, 65, 3))
+        llmc = self.tokens / "train_000000.bin"
+        for pattern, form, file, *options in (
+                (r"--import-shards needs the tokenizer that made the tokens or, .*: got neither", "nanogpt", shard),
+                (r"--import-shards needs .*: got both", "nanogpt", shard, "--tokenizer", "byte", "--vocab-size", 65),
+                (r"--tokenizer bpe learns from text", "nanogpt", shard, "--tokenizer", "bpe", "--vocab-size", 300),
+                (r"--val-fraction is a share of text", "nanogpt", shard, "--vocab-size", 65, "--val-fraction", 0.1),
+                (r"got a vocabulary of 0 tokens", "nanogpt", shard, "--vocab-size", 0),
+                (r"odd.bin is cut off, or holds no uint16 tokens: got 3 bytes", "nanogpt", odd, "--vocab-size", 65),
+                (r"beyond.bin: got token 65 at offset 1 expected less than the vocabulary's 65", "nanogpt", beyond,
+                 "--vocab-size", 65),
+                (r"train_000000.bin is a token file of llm.c", "nanogpt", llmc, "--vocab-size", 257),
+                (r"shard.bin is not a token file", "llm.c", shard, "--vocab-size", 65),
+                (r"train_000000.bin: got token \d+ at offset 0 expected less than the vocabulary's 65", "llm.c", llmc,
+                 "--vocab-size", 65)):
+            with self.subTest(pattern=pattern):
+                self.fails(pattern, "tokenize", "--import-shards", form, "--input", file, "--output",
+                           self.folder / "no_tokens", *options)
+                self.assertFalse((self.folder / "no_tokens").exists())
+
     def test_odd_text_is_no_error(self):
         odd = self.folder / "odd.txt"
         odd.write_bytes(b"\xff\xfe\x80 and a line of a megabyte: " + b"x" * 2 ** 20 + b"\n\xc3\n")

@@ -74,10 +74,10 @@ Json to_json(const train::EvalResult::Part& part) {
 }
 
 void print(const std::string& name, const train::EvalResult::Part& part) {
-  fmt::print(
-      "{}: loss {:.4f} nats a token, perplexity {:.3f}, {:.4f} bits a byte ({} tokens, {} "
-      "bytes)\n",
-      name, part.loss(), std::exp(part.loss()), part.bits_per_byte(), part.tokens, part.text_bytes);
+  const std::string bits =
+      part.text_bytes ? fmt::format(", {:.4f} bits a byte", part.bits_per_byte()) : "";
+  fmt::print("{}: loss {:.4f} nats a token, perplexity {:.3f}{} ({} tokens, {} bytes)\n", name,
+             part.loss(), std::exp(part.loss()), bits, part.tokens, part.text_bytes);
 }
 
 int eval(const Options& o) {

@@ -12,6 +12,8 @@
 #include "data/bpe_tokenizer.h"
 #include "data/bpe_trainer.h"
 #include "data/hf_tokenizer.h"
+#include "data/import_shards.h"
+#include "data/output_folder.h"
 #include "data/tokenize.h"
 #include "tensor/thread_pool.h"
 
@@ -20,28 +22,47 @@ namespace {
 
 struct Options {
   std::vector<std::string> inputs, val_inputs, vocab;
-  std::string output, tokenizer = "byte", tokenizer_from, save_vocab;
+  std::string output, tokenizer, tokenizer_from, save_vocab, import_form;
   std::optional<std::int32_t> vocab_size;
   double val_fraction = 0;
   std::int64_t shard_tokens = 100'000'000;
   Machinery machinery;
 };
 
+// What goes with token files in place of text.
+void check_import(const Options& o) {
+  NIBBLE_CHECK(o.val_fraction == 0, "tokenize",
+               "--val-fraction is a share of text: got --import-shards, which takes --val-input");
+  NIBBLE_CHECK(o.tokenizer != "bpe", "tokenize",
+               "--tokenizer bpe learns from text: got --import-shards; hint: --tokenizer-from or a "
+               "tokenizer.json");
+  const bool named = !o.tokenizer.empty() || !o.tokenizer_from.empty();
+  NIBBLE_CHECK(named != o.vocab_size.has_value(), "tokenize",
+               "--import-shards needs the tokenizer that made the tokens or, when it is not known, "
+               "their --vocab-size: got {}",
+               named ? "both" : "neither");
+}
+
 // What does not belong together, and what is not there, before any work.
 void check(const Options& o) {
+  const std::string kind = o.tokenizer.empty() ? "byte" : o.tokenizer;
   NIBBLE_CHECK(o.tokenizer_from.empty() || (o.vocab.empty() && !o.vocab_size), "tokenize",
                "--tokenizer-from goes without --vocab-size and --vocab: the dataset holds all of "
                "its tokenizer");
-  NIBBLE_CHECK(o.vocab.empty() || o.tokenizer == "gpt2", "tokenize",
-               "--vocab belongs to --tokenizer gpt2: got {}", o.tokenizer);
-  NIBBLE_CHECK(!o.vocab_size || o.tokenizer == "bpe", "tokenize",
-               "--vocab-size belongs to --tokenizer bpe: got {}", o.tokenizer);
-  NIBBLE_CHECK(o.vocab_size || o.tokenizer != "bpe", "tokenize",
-               "--tokenizer bpe needs --vocab-size, the number of tokens to learn");
-  NIBBLE_CHECK(o.vocab.size() == 2 || o.tokenizer != "gpt2", "tokenize",
+  NIBBLE_CHECK(o.vocab.empty() || kind == "gpt2", "tokenize",
+               "--vocab belongs to --tokenizer gpt2: got {}", kind);
+  NIBBLE_CHECK(o.vocab.size() == 2 || kind != "gpt2", "tokenize",
                "--tokenizer gpt2 needs --vocab with its two files: got {}, expected vocab.bpe and "
                "encoder.json",
                o.vocab.size());
+  if (!o.import_form.empty()) {
+    check_import(o);
+  } else {
+    NIBBLE_CHECK(!o.vocab_size || kind == "bpe", "tokenize",
+                 "--vocab-size belongs to --tokenizer bpe: got {}", kind);
+    NIBBLE_CHECK(o.vocab_size || kind != "bpe", "tokenize",
+                 "--tokenizer bpe needs --vocab-size, the number of tokens to learn");
+  }
   if (o.save_vocab.empty()) return;
   for (const char* name : {kVocabBpeFile, kEncoderFile}) {
     const std::filesystem::path file = std::filesystem::path(o.save_vocab) / name;
@@ -93,7 +114,10 @@ std::unique_ptr<Tokenizer> learn(std::int32_t vocab_size, const TokenizeOptions&
 std::unique_ptr<Tokenizer> tokenizer_of(const Options& o, const TokenizeOptions& text,
                                         const ProgressLine& line) {
   if (!o.tokenizer_from.empty()) return read_dataset_tokenizer(o.tokenizer_from);
-  if (o.tokenizer == "byte") return std::make_unique<ByteTokenizer>();
+  if (!o.import_form.empty() && o.vocab_size) {
+    return std::make_unique<UnknownTokenizer>(*o.vocab_size);
+  }
+  if (o.tokenizer.empty() || o.tokenizer == "byte") return std::make_unique<ByteTokenizer>();
   if (o.tokenizer == "bpe") return learn(*o.vocab_size, text, line);
   if (o.tokenizer != "gpt2") return read_tokenizer_file(o.tokenizer);
   const bool swapped = o.vocab[0].ends_with(".json");
@@ -118,13 +142,18 @@ int tokenize(const Options& o) {
                           .tokens_per_shard = o.shard_tokens,
                           .threads = num_threads(),
                           .progress = line.watch("learning")};
-  check_output(options);
+  check_output_folder(o.output);
   const std::unique_ptr<Tokenizer> tokenizer = tokenizer_of(o, options, line);
   const auto* const bpe = dynamic_cast<const BpeTokenizer*>(tokenizer.get());
   NIBBLE_CHECK(o.save_vocab.empty() || bpe != nullptr, "tokenize",
                "--save-vocab: the tokenizer \"{}\" has no vocabulary to save", tokenizer->name());
   options.progress = line.watch("writing");
-  const Dataset dataset = tokenize_files(*tokenizer, options);
+  const Dataset dataset =
+      o.import_form.empty()
+          ? tokenize_files(*tokenizer, options)
+          : import_shards(*tokenizer,
+                          o.import_form == "nanogpt" ? ShardForm::NanoGpt : ShardForm::LlmC,
+                          options);
   if (!o.save_vocab.empty()) bpe->write_files(o.save_vocab);
   line.clear();
   fmt::print("{}: tokenizer {}, {} words\n", o.output, dataset.tokenizer_name, dataset.vocab_size);
@@ -149,15 +178,21 @@ void add_tokenize(CommandLine& line) {
       },
       "KIND");
   auto* kind = c->add_option("--tokenizer", o->tokenizer,
-                             "byte, gpt2, bpe (learned from the text) or a tokenizer.json")
-                   ->check(kinds)
-                   ->capture_default_str();
+                             "byte (the default), gpt2, bpe (learned from the text) or a "
+                             "tokenizer.json")
+                   ->check(kinds);
   c->add_option("--vocab", o->vocab, "For gpt2: vocab.bpe and encoder.json")->expected(2);
-  c->add_option("--vocab-size", o->vocab_size, "For bpe: how many tokens to learn, all included");
+  c->add_option(
+      "--vocab-size", o->vocab_size,
+      "For bpe: how many tokens to learn, all included. For shards of an unknown tokenizer: "
+      "how many different tokens there are");
   c->add_option("--tokenizer-from", o->tokenizer_from, "The tokenizer of another dataset")
       ->excludes(kind);
   c->add_option("--save-vocab", o->save_vocab,
                 "A folder for the vocabulary in GPT-2's form: vocab.bpe and encoder.json");
+  c->add_option("--import-shards", o->import_form,
+                "The inputs are token files of llm.c or nanogpt, not text")
+      ->check(CLI::IsMember({"llm.c", "nanogpt"}));
   auto* fraction = c->add_option("--val-fraction", o->val_fraction,
                                  "Share of the text, its end, that is kept for validation");
   c->add_option("--val-input", o->val_inputs, "Text for validation, in place of a share")
