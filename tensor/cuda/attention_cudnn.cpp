@@ -1,6 +1,7 @@
 // Attention on cuDNN, through its header-only frontend, which nothing else includes: compiling it
 // takes half a minute. bf16 without dropout (cuDNN's draws are its own, not ours). A graph is built
 // once for a case and kept: building takes far longer than running.
+#ifdef NIBBLE_HAS_CUDNN
 #define CUDNN_FRONTEND_SKIP_JSON_LIB
 #include <cudnn_frontend.h>
 
@@ -180,3 +181,5 @@ void cudnn_attention_backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& 
 }
 
 }  // namespace nibble::cuda
+
+#endif  // NIBBLE_HAS_CUDNN
