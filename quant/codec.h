@@ -45,6 +45,16 @@ NIBBLE_HD inline float multiplier_of(float step) {
   return inverse > kFloatMax ? kFloatMax : inverse;
 }
 
+// x / d rounded once, from r = 1 / d rounded: two corrections by remainders (Markstein 1990). For
+// quotient_divides(d) and |x| ≤ 2^63. Below 2^-100 remainders underflow, so the result, less than
+// 2^-36 then, may be a few ulp off: more than integers and small floats need.
+NIBBLE_HD constexpr bool quotient_divides(float d) { return d >= 0x1p-64f && d <= 0x1p64f; }
+NIBBLE_HD inline float quotient(float x, float d, float r) {
+  const float first = mul(x, r);
+  const float second = std::fma(std::fma(-d, first, x), r, first);
+  return std::copysign(std::fma(std::fma(-d, second, x), r, second), first);
+}
+
 // x / step − zero for either scaling; a zero point of 0 changes no bit.
 NIBBLE_HD inline float divide(float x, float divisor, float zero) {
   return sub(div(x, divisor), zero);

@@ -1,0 +1,73 @@
+// Codes to values. Moves 1 byte an element in and 2 or 4 out; computes a handful of operations,
+// tables of values lie in shared memory. Bound by memory.
+#include "quant/cuda/coder.cuh"
+#include "quant/cuda/tile_steps.cuh"
+#include "quant/kernels.h"
+
+namespace nibble::cuda {
+namespace {
+
+template <class T, int V, int N, class Coder>
+__global__ void __launch_bounds__(kCodeBlock)
+    decode_kernel(T* y, const std::uint8_t* codes, const MatrixWalk w, const TileSteps t,
+                  const __grid_constant__ Coder coder) {
+  __shared__ typename Coder::Shared shared;
+  coder.template prepare<Coding::Decode, false>(shared);
+
+  const std::uint32_t vector = blockIdx.x % w.across * blockDim.x + threadIdx.x;
+  if (vector >= w.vectors) return;
+  const std::uint32_t col = vector * V, tile_col = t.tile_cols.quotient(col);
+  const std::uint32_t first = blockIdx.x / w.across * w.chunk;
+  const std::uint32_t last = min(first + w.chunk, w.rows);
+  OwnSteps<N> own;
+  for (std::uint32_t next = first + threadIdx.y; next < last; next += kRowsAhead * blockDim.y) {
+    std::uint8_t in[kRowsAhead][V];
+#pragma unroll
+    for (int k = 0; k < kRowsAhead; ++k) {
+      const std::uint32_t row = min(next + k * blockDim.y, last - 1);
+      load_row<V>(codes + row * w.cols + col, in[k]);
+    }
+#pragma unroll
+    for (int k = 0; k < kRowsAhead; ++k) {
+      const std::uint32_t row = next + k * blockDim.y;
+      if (row >= last) break;
+      own.select(t, row, tile_col);
+      float values[V];
+#pragma unroll
+      for (int j = 0; j < V; ++j) values[j] = coder.decode(shared, in[k][j]);
+      own.rescale(t, values, values);
+      T result[V];
+#pragma unroll
+      for (int j = 0; j < V; ++j) result[j] = from_float<T>(values[j]);
+      store_row<V>(y + row * w.cols + col, result);
+    }
+  }
+}
+
+template <class T>
+void decode(Tensor& y, const Tensor& codes, const Tensor& steps, const Tensor& zeros,
+            const QuantSpec& spec) {
+  if (y.numel() == 0) return;
+  T* out = y.data<T>();
+  const auto* in = reinterpret_cast<const std::uint8_t*>(codes.raw());
+  const TileSteps t(spec, y.size(0), y.size(1), steps, zeros);
+  const bool aligned = is_aligned(in, 8) && is_aligned(out, 16);
+  with_walk(t, y.size(0), y.size(1), aligned,
+            [&](auto walked, std::int64_t rows, std::int64_t cols) {
+              constexpr int kWidth = decltype(walked)::kWidth, kSteps = decltype(walked)::kSteps;
+              const MatrixWalk w(rows, cols, kWidth);
+              with_coder(spec.format, [&](const auto& coder) {
+                launch(decode_kernel<T, kWidth, kSteps, std::decay_t<decltype(coder)>>, w.grid,
+                       w.block, 0, out, in, w, t, coder);
+              });
+            });
+}
+
+}  // namespace
+
+void quant_decode(Tensor& y, const Tensor& codes, const Tensor& steps, const Tensor& zeros,
+                  const QuantSpec& spec) {
+  NIBBLE_CUDA_FLOAT_SWITCH(y.dtype(), "dequantize", T, decode<T>(y, codes, steps, zeros, spec));
+}
+
+}  // namespace nibble::cuda
