@@ -1,4 +1,5 @@
 #include <doctest/doctest.h>
+#include <zlib.h>
 
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -36,6 +37,22 @@ std::vector<std::int32_t> join(std::vector<std::int32_t> a, const std::vector<st
   return a;
 }
 
+std::string utf8_of(std::uint32_t code) {
+  if (code < 0x80) return {static_cast<char>(code)};
+  std::string bytes;
+  const int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+  bytes += static_cast<char>((0xF0u << (3 - more) & 0xFFu) | code >> 6 * more);
+  for (int i = more; i-- > 0;) bytes += static_cast<char>(0x80 | (code >> 6 * i & 0x3F));
+  return bytes;
+}
+
+// Of ids as uint16, as tests/golden/make_tiktoken.py takes it.
+std::uint32_t checksum(const std::vector<std::int32_t>& ids) {
+  const std::vector<std::uint16_t> narrow(ids.begin(), ids.end());
+  return static_cast<std::uint32_t>(
+      crc32_z(0, reinterpret_cast<const Bytef*>(narrow.data()), narrow.size() * 2));
+}
+
 // A vocabulary of the 256 bytes, "ab" and the separator, spelled from the real one.
 BpeTokenizer::Tables small_tables() {
   BpeTokenizer::Tables tables{"small", {}, {"a b"}};
@@ -70,6 +87,46 @@ TEST_CASE("data: GPT-2 tokens are tiktoken's") {
     const std::vector<std::int32_t> ids = gpt2().encode(text);
     CHECK(ids == item.at("ids").get<std::vector<std::int32_t>>());
     CHECK(gpt2().decode(ids) == text);
+  }
+}
+
+TEST_CASE("data: GPT-2 tokens are tiktoken's for every character and for bytes that are none") {
+  const nlohmann::json golden =
+      nlohmann::json::parse(test::read_file(kSource / "tests/golden/tiktoken.json"));
+  for (const nlohmann::json& block : golden.at("blocks")) {
+    const auto begin = block[0].get<std::uint32_t>();
+    CAPTURE(begin);
+    std::string text;
+    for (std::uint32_t code = begin; code < begin + 4096; ++code) {
+      if (code >= 0xD800 && code < 0xE000) continue;
+      const std::string c = utf8_of(code);
+      text += "a" + c + "1" + c + " " + c + "! " + c + c + "\n";
+    }
+    CHECK(checksum(gpt2().encode(text)) == block[1].get<std::uint32_t>());
+  }
+  REQUIRE(golden.at("bytes").size() > 400);
+  for (const nlohmann::json& item : golden.at("bytes")) {
+    const auto hex = item.at("hex").get<std::string>();
+    CAPTURE(hex);
+    std::string text;
+    for (std::size_t i = 0; i < hex.size(); i += 2) {
+      text += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+    }
+    CHECK(gpt2().encode(text) == item.at("ids").get<std::vector<std::int32_t>>());
+  }
+}
+
+TEST_CASE("data: GPT-2 tokens are tiktoken's on lines of a megabyte") {
+  const nlohmann::json golden =
+      nlohmann::json::parse(test::read_file(kSource / "tests/golden/tiktoken.json"));
+  for (const nlohmann::json& line : golden.at("lines")) {
+    const auto unit = line.at("unit").get<std::string>();
+    CAPTURE(unit);
+    std::string text;
+    for (int i = 0, n = line.at("count").get<int>(); i < n; ++i) text += unit;
+    const std::vector<std::int32_t> ids = gpt2().encode(text);
+    CHECK(ids.size() == line.at("tokens").get<std::size_t>());
+    CHECK(checksum(ids) == line.at("crc32").get<std::uint32_t>());
   }
 }
 

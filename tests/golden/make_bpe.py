@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes bpe.json: what tiktoken's GPT-2 encoding makes of ordinary and adversarial text.
 
-Needs the package tiktoken (made with 0.14.0) and no network: the vocabulary is data/gpt2's.
-Characters newer than Unicode 14 are left out, because tiktoken and pcre2 know different versions.
+Needs the package tiktoken (made with 0.14.0) and no network: the vocabulary is data/gpt2's. Every
+character there is, and lines of a megabyte: make_tiktoken.py.
 """
 
 import json
