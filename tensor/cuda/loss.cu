@@ -72,9 +72,9 @@ struct RowGradient {
     ignored = target < 0;
     column = ignored ? -1 : target - in.begin;
   }
-  __device__ T operator()(float x, std::int64_t at) const {
+  __device__ float operator()(float x, bool is_target) const {
     const float p = row_exp<T>(x - lse);
-    return from_float<T>(ignored ? 0.0f : (at == column ? p - 1.0f : p) * factor);
+    return ignored ? 0.0f : (is_target ? p - 1.0f : p) * factor;
   }
 };
 
@@ -97,18 +97,21 @@ __global__ void __launch_bounds__(256)
     if (i >= n) return;
     I row = i / cols, at = i - row * cols;
     RowGradient<T> gradient(in, row);
-    if (at + V <= cols) {
+    if (V > 1 && at + V <= cols) {
+      const std::int64_t ahead = gradient.column - at;
+      const int target = ahead >= 0 && ahead < V ? static_cast<int>(ahead) : -1;
+      Vector<float, kVector<T>> y;
 #pragma unroll
-      for (int e = 0; e < V; ++e) x[k][e] = gradient(to_float(x[k][e]), at + e);
-      store_vector(dlogits + i, x[k]);
+      for (int e = 0; e < V; ++e) y[e] = gradient(to_float(x[k][e]), e == target);
+      *reinterpret_cast<Vector<T, kVector<T>>*>(dlogits + i) = narrowed<T>(y);
       continue;
     }
-    for (I j = i; j < n && j < i + V; ++j, ++at) {  // a vector that meets the end of a row
+    for (I j = i; j < n && j < i + V; ++j, ++at) {  // one element, or a vector past a row's end
       if (at == cols) {
         at = 0;
         gradient = RowGradient<T>(in, ++row);
       }
-      dlogits[j] = gradient(to_float(logits[j]), at);
+      dlogits[j] = from_float<T>(gradient(to_float(logits[j]), at == gradient.column));
     }
   }
 }

@@ -82,11 +82,24 @@ __global__ void __launch_bounds__(Tile::kBlock, 512 / Tile::kBlock)
   const Row<T, Tile> gamma(s.gamma, s.cols);
   float dgamma[kSlots] = {}, dbeta[kSlots] = {};
 
+  // Warps that meet at barriers read their next row before they reduce this one. A warp that has a
+  // row to itself lacks the registers and, without barriers, the need.
+  constexpr bool kAhead = Tile::kWarps > 1;
+  struct Pair {
+    Row<T, Tile> dy, x;
+  };
+  const auto read = [&](std::int64_t row) {
+    const int n = row < end ? s.cols : 0;
+    return Pair{{s.dy + row * s.cols, n}, {s.x + row * s.cols, n}};
+  };
+  Pair now = read(begin + part);
   bool parity = false;  // a row's scratch may be read until the next row's barrier
   for (std::int64_t first = begin; first < end; first += Tile::kRows, parity = !parity) {
     const std::int64_t row = first + part;
     const int n = row < end ? s.cols : 0;
-    const Row<T, Tile> dy(s.dy + row * s.cols, n), x(s.x + row * s.cols, n);
+    if (!kAhead && first > begin) now = read(row);
+    const Pair next = kAhead ? read(row + Tile::kRows) : now;
+    const auto& [dy, x] = now;
     const float mu = kCentred && n > 0 ? s.mean[row] : 0.0f, inverse = n > 0 ? s.rstd[row] : 0.0f;
     float sum_g = 0, sum_gx = 0;
     for_row_vectors<T, Tile>(n, [&](int j, int at) {
@@ -100,10 +113,12 @@ __global__ void __launch_bounds__(Tile::kBlock, 512 / Tile::kBlock)
         dbeta[j * V + e] += d[e];
       }
     });
-    if (!dx) continue;
-    const float mean_g = kCentred ? row_sum<Tile>(sum_g, scratch[parity][0]) / width : 0.0f;
-    const float mean_gx = row_sum<Tile>(sum_gx, scratch[parity][1]) / width;
-    write_gradient<kCentred>(dx + row * s.cols, n, dy, x, gamma, mu, inverse, mean_g, mean_gx);
+    if (dx) {
+      const float mean_g = kCentred ? row_sum<Tile>(sum_g, scratch[parity][0]) / width : 0.0f;
+      const float mean_gx = row_sum<Tile>(sum_gx, scratch[parity][1]) / width;
+      write_gradient<kCentred>(dx + row * s.cols, n, dy, x, gamma, mu, inverse, mean_g, mean_gx);
+    }
+    now = next;
   }
   if (!partial) return;
   // The block's row parts are added in order, through shared memory.
@@ -203,8 +218,10 @@ void forward(const char* op, Tensor& y, Tensor* mean, Tensor& rstd, const Tensor
 }
 
 template <bool kCentred, class T>
-void backward(const char* op, Tensor& dx, Tensor& dgamma, Tensor* dbeta, const Saved<T>& s,
-              Device device) {
+void backward(const char* op, Tensor& dx, Tensor& dgamma, Tensor* dbeta, const Tensor& dy,
+              const Tensor& x, const Tensor& gamma, const float* mean, const Tensor& rstd) {
+  const Saved<T> s{dy.data<T>(),       x.data<T>(), gamma.data<T>(),  mean,
+                   rstd.data<float>(), x.rows(),    row_length(op, x)};
   AddToGradients add{{nullptr, nullptr}, {false, false}, s.cols};
   Tensor* gradients[2] = {&dgamma, dbeta};
   for (int k = 0; k < 2; ++k) {
@@ -223,7 +240,8 @@ void backward(const char* op, Tensor& dx, Tensor& dgamma, Tensor* dbeta, const S
     const std::int64_t rows_of_line = ceil_div(ceil_div(s.rows, kLines), Tile::kRows) * Tile::kRows;
     const std::int64_t lines = ceil_div(s.rows, rows_of_line);
     Tensor partial;
-    if (parameters) partial = Tensor::empty({lines, std::int64_t{2} * s.cols}, DType::F32, device);
+    if (parameters)
+      partial = Tensor::empty({lines, std::int64_t{2} * s.cols}, DType::F32, x.device());
     float* sums = parameters ? partial.data<float>() : nullptr;
     if constexpr (Tile::kHeld > 0) {
       launch(backward_kernel<kCentred, T, Tile>, static_cast<unsigned>(lines), Tile::kBlock, 0,
@@ -254,14 +272,8 @@ void layer_norm_backward(Tensor& dx, Tensor& dgamma, Tensor& dbeta, const Tensor
                          const Tensor& x, const Tensor& gamma, const Tensor& mean,
                          const Tensor& rstd) {
   NIBBLE_CUDA_FLOAT_SWITCH(x.dtype(), "layer_norm_backward", T, {
-    const Saved<T> s{dy.data<T>(),
-                     x.data<T>(),
-                     gamma.data<T>(),
-                     mean.data<float>(),
-                     rstd.data<float>(),
-                     x.rows(),
-                     row_length("layer_norm_backward", x)};
-    backward<true>("layer_norm_backward", dx, dgamma, &dbeta, s, x.device());
+    backward<true, T>("layer_norm_backward", dx, dgamma, &dbeta, dy, x, gamma, mean.data<float>(),
+                      rstd);
   });
 }
 
@@ -274,14 +286,7 @@ void rms_norm(Tensor& y, Tensor& rstd, const Tensor& x, const Tensor& gamma, dou
 void rms_norm_backward(Tensor& dx, Tensor& dgamma, const Tensor& dy, const Tensor& x,
                        const Tensor& gamma, const Tensor& rstd) {
   NIBBLE_CUDA_FLOAT_SWITCH(x.dtype(), "rms_norm_backward", T, {
-    const Saved<T> s{dy.data<T>(),
-                     x.data<T>(),
-                     gamma.data<T>(),
-                     nullptr,
-                     rstd.data<float>(),
-                     x.rows(),
-                     row_length("rms_norm_backward", x)};
-    backward<false>("rms_norm_backward", dx, dgamma, nullptr, s, x.device());
+    backward<false, T>("rms_norm_backward", dx, dgamma, nullptr, dy, x, gamma, nullptr, rstd);
   });
 }
 
