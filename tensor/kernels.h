@@ -88,8 +88,8 @@ NIBBLE_KERNEL(take_along_last_backward, Tensor& dx, const Tensor& dy, const Tens
 
 // c[b] (+)= a[b] · b[b]; [B, M, K] × [B, K, N]; a and b may be transposed or batch-expanded views
 // whose inner matrices have one unit stride; c's rows may be strided. c may be wider than a and b
-// (F32 accumulating BF16 products). The sum over K of an output element does not depend on M or N's
-// tiling by threads.
+// (F32 accumulating BF16 products); adding to a BF16 c may round the product first. The sum over K
+// of an output element does not depend on M or N's tiling by threads.
 NIBBLE_KERNEL(matmul, Tensor& c, const Tensor& a, const Tensor& b, bool accumulate)
 NIBBLE_KERNEL(add_bias, Tensor& y /*[M, N], in place*/, const Tensor& bias /*[N]*/)
 // db[n] (+)= Σ_m dy[m, n]; db may be wider than dy.

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "autograd/context.h"
-#include "op_table.h"
-#include "tensor_testing.h"
+#include "tests/op_table.h"
+#include "tests/tensor_testing.h"
 
 namespace nibble::testing {
 

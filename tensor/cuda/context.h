@@ -70,5 +70,5 @@ Fault* fault();
   do {                                                                                             \
     if (const cublasStatus_t nibble_status = (expression); nibble_status != CUBLAS_STATUS_SUCCESS) \
       ::nibble::cuda::throw_status(#expression, nibble_status,                                     \
-                                   cublasGetStatusString(nibble_status), __FILE__, __LINE__);      \
+                                   cublasLtGetStatusString(nibble_status), __FILE__, __LINE__);    \
   } while (0)

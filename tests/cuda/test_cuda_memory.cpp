@@ -1,8 +1,8 @@
 // Storage, transfers, the step's scalars and faults on a GPU.
 #include "nn/checkpoint_file.h"
-#include "temp_dir.h"
 #include "tensor/step_state.h"
 #include "tests/cuda/lockstep.h"
+#include "tests/temp_dir.h"
 #include "tests/tensor_testing.h"
 
 #include <nlohmann/json.hpp>

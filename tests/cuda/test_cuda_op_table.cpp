@@ -1,7 +1,7 @@
 // The table of operations (op_table.h) on a GPU, against the CPU: values and gradients in every
 // layout, what surrounds the arguments, and that nothing is copied to the host on the way.
-#include "op_table_pass.h"
 #include "tests/cuda/lockstep.h"
+#include "tests/op_table_pass.h"
 
 using namespace nibble;
 using namespace nibble::testing;
