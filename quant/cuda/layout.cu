@@ -31,7 +31,7 @@ template <bool kRuns>
 __global__ void __launch_bounds__(kBlock)
     transpose_kernel(std::uint8_t* y, const std::uint8_t* x, std::int64_t rows, std::int64_t cols,
                      std::uint32_t across) {
-  __shared__ alignas(16) std::uint32_t tile[kTile][kTile / 4];
+  alignas(16) __shared__ std::uint32_t tile[kTile][kTile / 4];
   const std::int64_t top = std::int64_t{blockIdx.x / across} * kTile;
   const std::int64_t left = std::int64_t{blockIdx.x % across} * kTile;
 
