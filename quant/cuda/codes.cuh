@@ -90,7 +90,8 @@ void code_matrix(Out* out, const Tensor& x, const Tensor& steps, const Tensor& z
   with_walk(
       t, x.size(0), x.size(1), aligned, [&](auto walked, std::int64_t rows, std::int64_t cols) {
         constexpr int kWidth = decltype(walked)::kWidth, kSteps = decltype(walked)::kSteps;
-        const MatrixWalk w(rows, cols, kWidth);
+        const bool prepares = kSteps > 1 || !spec.format.is_integer();
+        const MatrixWalk w(rows, cols, kWidth, prepares);
         const auto run = [&](const auto& coder, auto quotients, auto stochastic) {
           using Coder = std::decay_t<decltype(coder)>;
           constexpr Quotients kQuotients = decltype(quotients)::value;

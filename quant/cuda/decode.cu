@@ -55,7 +55,8 @@ void decode(Tensor& y, const Tensor& codes, const Tensor& steps, const Tensor& z
   with_walk(t, y.size(0), y.size(1), aligned,
             [&](auto walked, std::int64_t rows, std::int64_t cols) {
               constexpr int kWidth = decltype(walked)::kWidth, kSteps = decltype(walked)::kSteps;
-              const MatrixWalk w(rows, cols, kWidth);
+              const bool prepares = kSteps > 1 || !spec.format.is_integer();
+              const MatrixWalk w(rows, cols, kWidth, prepares);
               with_coder(spec.format, [&](const auto& coder) {
                 launch(decode_kernel<T, kWidth, kSteps, std::decay_t<decltype(coder)>>, w.grid,
                        w.block, 0, out, in, w, t, coder);

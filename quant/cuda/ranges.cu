@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kBlock)
     const unsigned k = done + lane;
     static_assert(kAhead == 4);  // selected, since an index would put f in local memory
     const Found low = k & 1 ? f[1] : f[0], high = k & 1 ? f[3] : f[2], own = k & 2 ? high : low;
-    const std::int64_t v = first - lane + k * kBlock;
+    const std::int64_t v = first + k * kBlock;  // of the group that lane k of it finishes
     if (k < kAhead && v < vectors) out.put(v >> log_lanes, own, true);
   }
 }

@@ -52,7 +52,8 @@ struct MatrixWalk {
   std::int64_t cols;
   dim3 block, grid;
 
-  MatrixWalk(std::int64_t matrix_rows, std::int64_t matrix_cols, int columns)
+  // `prepares`: blocks begin with work that longer chunks share (tables, a step for each column).
+  MatrixWalk(std::int64_t matrix_rows, std::int64_t matrix_cols, int columns, bool prepares)
       : rows(checked_extent(matrix_rows)),
         vectors(checked_extent(matrix_cols) / static_cast<std::uint32_t>(columns)),
         cols(matrix_cols) {
@@ -60,12 +61,12 @@ struct MatrixWalk {
     block.x = static_cast<unsigned>(ceil_div(vectors, spans));
     block.y = kCodeBlock / block.x;
     across = static_cast<std::uint32_t>(ceil_div(vectors, block.x));
-    // Longer chunks load steps and tables less often; there must be blocks for every processor.
+    // Chunks grow as long as there are blocks enough for every processor.
     const std::uint32_t least = block.y * kRowsAhead;
     const std::int64_t blocks = std::int64_t{across} * ceil_div(rows, least);
     chunk = least;
-    for (std::int64_t spare = blocks / (8 * multiprocessors()); spare >= 2 && chunk < 16 * least;
-         spare /= 2)
+    for (std::int64_t spare = blocks / (multiprocessors() * (prepares ? 3 : 8));
+         spare >= 2 && chunk < 16 * least; spare /= 2)
       chunk *= 2;
     grid = dim3(static_cast<unsigned>(across * ceil_div(rows, chunk)));
   }
