@@ -36,10 +36,9 @@ constexpr std::string_view kNewNumber =
 // space, which leaves its last character to the word that follows. The new ones stand apart from
 // \p{L} and \p{N}, because one class of all would be searched through for every ASCII character.
 std::string pattern_text() {
-  return fmt::format(
-      R"('(?:[sdmt]|ll|ve|re)| ?(?:\p{{L}}++|[{1}]++)++| ?(?:\p{{N}}++|[{2}]++)++)"
-      R"(| ?(?:(?![{1}{2}])[^{0}\p{{L}}\p{{N}}])++|[{0}]+(?![^{0}])|[{0}]++)",
-      kSpace, kNewLetter, kNewNumber);
+  return fmt::format(R"('(?:[sdmt]|ll|ve|re)| ?(?:\p{{L}}++|[{1}]++)++| ?(?:\p{{N}}++|[{2}]++)++)"
+                     R"(| ?(?:(?![{1}{2}])[^{0}\p{{L}}\p{{N}}])++|[{0}]+(?![^{0}])|[{0}]++)",
+                     kSpace, kNewLetter, kNewNumber);
 }
 
 std::string pcre2_message(int code) {

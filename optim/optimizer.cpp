@@ -166,7 +166,8 @@ std::int64_t Optimizer::state_bytes() const {
 double clip_gradients(const std::vector<Parameter*>& parameters, double max_norm,
                       StepState& state) {
   NIBBLE_CHECK(max_norm >= 0, "clip", "got a maximum norm of {}, expected at least 0", max_norm);
-  Tensor total = Tensor::zeros({1}, DType::F64, state.device());
+  // On Meta nothing is summed: the norm of a plan is 0.
+  Tensor total = Tensor::zeros({1}, DType::F64, state.device().is_meta() ? kCpu : state.device());
   for (const Parameter* p : parameters)
     if (p->has_grad()) NIBBLE_DISPATCH(p->device(), sum_squares(total, p->grad(), true));
   const double norm = std::sqrt(total.item());
