@@ -54,7 +54,7 @@ struct LinearCrossEntropy {
   RngKey x_key, w_key;
   std::vector<RngKey> chunk_keys;
   std::int64_t chunk;
-  DType dtype;  // of logits
+  DType wide;  // of the losses, and of dx while the chunks add up; logits have x's dtype
 
   void backward(Grads& g) const {
     const LinearRecipe& r = recipe;
@@ -73,7 +73,7 @@ struct LinearCrossEntropy {
     Value dgrad_w, wgrad_x;
     if (wants_dx) dgrad_w = encode_dgrad_weight(*weight, r, w_key, work);
     if (wants_dw) wgrad_x = encode_wgrad_input(rows, r, x_key);
-    Tensor dx = wants_dx ? Tensor::empty(rows.shape(), dtype, rows.device()) : Tensor();
+    Tensor dx = wants_dx ? Tensor::empty(rows.shape(), wide, rows.device()) : Tensor();
     Grads::Sink dw = wants_dw ? g.sink(1) : Grads::Sink{};
 
     for (std::int64_t begin = 0, i = 0; begin < vocab; begin += chunk, ++i) {
@@ -81,9 +81,8 @@ struct LinearCrossEntropy {
       Tensor dlogits = logits.defined()
                            ? logits.get()
                            : matmul_nt(forward_x, slice_rows(forward_w, begin, end),
-                                       {.mode = r.fprop.mode, .out = dtype, .bias = {}});
+                                       {.mode = r.fprop.mode, .out = work, .bias = {}});
       ops::cross_entropy_backward(dlogits, dlogits, targets, lse, scale, begin);
-      if (dlogits.dtype() != work) dlogits = dlogits.to(work);
       const RngKey& key = chunk_keys[static_cast<std::size_t>(i)];
       if (wants_dx) {
         const Value dy =
@@ -114,7 +113,7 @@ struct Forward {
   RngKey x_key, w_key;
   std::vector<RngKey> chunk_keys;
   std::int64_t chunk;
-  DType dtype;
+  DType wide;
 };
 
 Forward run_forward(const Tensor& x, Parameter& weight, const Tensor& targets,
@@ -138,24 +137,24 @@ Forward run_forward(const Tensor& x, Parameter& weight, const Tensor& targets,
   s.input = ops::contiguous(x);
   s.rows = s.input.flatten_rows();
   s.targets = ops::contiguous(targets).view({s.rows.size(0)});
-  s.dtype = s.rows.dtype() == DType::F64 ? DType::F64 : DType::F32;
+  s.wide = s.rows.dtype() == DType::F64 ? DType::F64 : DType::F32;
   s.x_key = random_key("x");
   s.w_key = random_key("w");
   const GemmRecipe& f = recipe.fprop;
   const Value lhs = encode_operand(s.rows, f.lhs, f.mode, s.x_key, false, "fprop.lhs");
   const Value rhs =
       encode_weight(weight, f.rhs, f.mode, s.w_key, false, s.rows.dtype(), "fprop.rhs");
-  ops::CrossEntropyState state = ops::cross_entropy_begin(s.rows.size(0), s.dtype, s.rows.device());
+  ops::CrossEntropyState state = ops::cross_entropy_begin(s.rows.size(0), s.wide, s.rows.device());
   for (std::int64_t begin = 0; begin < vocab; begin += s.chunk) {
     const Value part = slice_rows(rhs, begin, std::min(begin + s.chunk, vocab));
-    s.logits = matmul_nt(lhs, part, {.mode = f.mode, .out = s.dtype, .bias = {}});
+    s.logits = matmul_nt(lhs, part, {.mode = f.mode, .out = s.rows.dtype(), .bias = {}});
     ops::cross_entropy_update(state, s.logits, s.targets, begin);
     s.chunk_keys.push_back(random_key(fmt::format("dlogits.{}", s.chunk_keys.size())));
   }
   if (s.chunk < vocab) s.logits = Tensor();
   s.lse = ops::cross_entropy_lse(state);
   s.target_logit = state.target_logit;
-  s.weights = counted(s.targets, s.dtype);
+  s.weights = counted(s.targets, s.wide);
   return s;
 }
 
@@ -170,7 +169,7 @@ Tensor classifier_losses(const Tensor& x, Parameter& weight, const Tensor& targe
 Var linear_cross_entropy(const Var& x, Parameter& weight, const Tensor& targets,
                          const LinearRecipe& recipe, const ClassifierOptions& options) {
   Forward s = run_forward(x.tensor(), weight, targets, recipe, options);
-  const Tensor one = Tensor::full({}, 1, s.dtype, s.rows.device());
+  const Tensor one = Tensor::full({}, 1, s.wide, s.rows.device());
   // 1 / max(count, 1): a batch without targets has loss 0.
   const Tensor inverse_count = ops::div(one, ops::maximum(ops::sum(s.weights), one));
   const Tensor losses = ops::mul(ops::sub(s.lse, s.target_logit), s.weights);
@@ -188,7 +187,7 @@ Var linear_cross_entropy(const Var& x, Parameter& weight, const Tensor& targets,
                               .w_key = s.w_key,
                               .chunk_keys = std::move(s.chunk_keys),
                               .chunk = s.chunk,
-                              .dtype = s.dtype};
+                              .wide = s.wide};
   });
 }
 

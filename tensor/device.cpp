@@ -38,4 +38,11 @@ void check_available(Device device) {
 #endif
 }
 
+std::string processor_name(Device device) {
+#ifdef NIBBLE_CUDA_BACKEND
+  if (device.is_cuda()) return cuda::device_name(device.index);
+#endif
+  return device.is_meta() ? "meta" : "cpu";
+}
+
 }  // namespace nibble

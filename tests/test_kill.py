@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""`test_kill.py NIBBLE`: whatever kills a run, the resumed one ends in the bytes of one never killed.
+"""`test_kill.py NIBBLE [cuda]`: whatever kills a run, the resumed one ends in the bytes of one never killed.
 
 20 runs are killed: 12 at seeded random instants, 8 inside the writing of a checkpoint, at the fault
 points before a write, an fsync and the rename. Each is resumed to its end and its last checkpoint
-compared with that of an undisturbed run; so are undisturbed runs at 1, 2 and 4 threads.
+compared with that of an undisturbed run; so are undisturbed runs at 1, 2 and 4 threads. On a GPU there are 5 kills, and a
+checkpoint that moves from one device to the other goes on with a warning.
 """
 import json
 import os
@@ -18,9 +19,13 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NIBBLE = pathlib.Path(sys.argv[1]).resolve()
-SEED, RANDOM_KILLS = 20261122, 12
+DEVICE = sys.argv[2] if len(sys.argv) > 2 else "cpu"
+ON_GPU = DEVICE != "cpu"
+SEED, RANDOM_KILLS = 20261122, 3 if ON_GPU else 12
 # The first passage is run.json's; from the second on they are those of checkpoints, early and late.
 FAULTS = ["write:3", "write:90", "write:400", "fsync:2", "fsync:9", "rename:2", "rename:4", "rename:11"]
+if ON_GPU:
+    FAULTS = ["write:90", "rename:4"]
 SETTINGS = ["--set", "model.layers=1", "--set", "model.width=32", "--set", "model.context=48",
             "--set", "trainer.steps=40", "--set", "trainer.checkpoint_every=3", "--set", "trainer.batch=4",
             "--set", "trainer.eval_every=20", "--set", "trainer.accumulation=2"]
@@ -37,7 +42,7 @@ def environment(fault=None):
 
 def begin(data, output):
     return [NIBBLE, "train", "--config", ROOT / "apps/configs/tiny_int8.jsonnet", "--set", f"data.path={data}",
-            *SETTINGS, "--output", output]
+            *SETTINGS, "--output", output, "--device", DEVICE]
 
 
 def finish(command):
@@ -53,7 +58,7 @@ def last_checkpoint(output):
 def resume(data, output):
     """As a user would: --resume, or once more from the start when there was nothing yet to resume."""
     begun = (output / "run.json").exists()
-    finish([NIBBLE, "train", "--resume", "--output", output] if begun else begin(data, output))
+    finish([NIBBLE, "train", "--resume", "--output", output, "--device", DEVICE] if begun else begin(data, output))
     left = [p.name for p in (output / "checkpoints").iterdir() if ".tmp." in p.name]
     if left:
         raise Failure(f"temporary files were left: {left}")
@@ -78,6 +83,15 @@ def killed_inside(data, output, fault):
         raise Failure(f"{fault}: exit {done.returncode}, expected SIGKILL: {done.stderr.decode()[-400:]}")
     if not any(".tmp." in p.name for p in (output / "checkpoints").iterdir()):
         raise Failure(f"{fault}: no checkpoint was being written")
+
+
+def moves(data, output, first, second):
+    """Ten steps on one device, the rest on the other: it ends, and says that bits are not kept."""
+    finish([*begin(data, output)[:-1], first, "--set", "trainer.steps=9"])
+    done = subprocess.run([NIBBLE, "train", "--resume", "--output", output, "--set", "trainer.steps=20", "--device",
+                           second], env=environment(), capture_output=True, text=True, timeout=300)
+    if done.returncode != 0 or "not bit-exact" not in done.stderr:
+        raise Failure(f"from {first} to {second}: exit {done.returncode}: {done.stderr[-400:]}")
 
 
 def main():
@@ -113,6 +127,11 @@ def main():
                 finish([*begin(data, output), "--threads", str(n)])
                 same_end(output)
             check(f"threads-{threads}", at_threads)
+        if ON_GPU:
+            for first, second in (("cpu", DEVICE), (DEVICE, "cpu")):
+                def move(output=folder / f"from-{first}", devices=(first, second)):
+                    moves(data, output, *devices)
+                check(f"from-{first}", move)
         draw = random.Random(SEED)
         for i in range(RANDOM_KILLS):
             def at_random(output=folder / f"random-{i}", share=draw.uniform(0.02, 0.95)):

@@ -80,6 +80,7 @@ Json Session::state() const {
           {"vocab", dataset_.vocab_size},
           {"data_hash", fmt::format("{:016x}", content_hash(dataset_))},
           {"optimizer", optimizer_->name()},
+          {"processor", processor_name(options_.device)},
           {"step", step_},
           {"position", loader_->position()}};
 }
@@ -111,6 +112,10 @@ void Session::restore() {
                config_.data.path.string(), hash, state.value("data_hash", ""));
   NIBBLE_CHECK(state.value("optimizer", "") == optimizer_->name(), "resume",
                "got optimizer {}, expected {}", optimizer_->name(), state.value("optimizer", ""));
+  const std::string here = processor_name(options_.device);
+  if (const std::string there = state.value("processor", here); there != here)
+    progress_.message(fmt::format(
+        "warning: the checkpoint was written on {} and goes on on {}: not bit-exact", there, here));
   checkpoint.restore(tensors(), true);
   for (Parameter* p : parameters_) p->bump_version();
   step_ = state.value("step", std::int64_t{0});

@@ -100,6 +100,12 @@ void check_device(int index) {
       index, p.name, p.major, p.minor, kMinMajor);
 }
 
+std::string device_name(int index) {
+  cudaDeviceProp p{};
+  NIBBLE_CUDA_CHECK(cudaGetDeviceProperties(&p, index));
+  return p.name;
+}
+
 void use(int index) {
   if (t_current == index) return;
   NIBBLE_CUDA_CHECK(cudaSetDevice(index));

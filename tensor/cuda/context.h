@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "tensor/check.h"
 #include "tensor/device.h"
@@ -21,6 +22,7 @@ namespace nibble::cuda {
 int device_count();
 // Throws a clear error when the device cannot serve: absent, or older than this build's kernels.
 void check_device(int index);
+std::string device_name(int index);  // "NVIDIA H200"
 // Makes `index` the device that stream(), blas() and allocations of this thread refer to.
 void use(int index);
 int current();

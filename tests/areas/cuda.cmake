@@ -10,4 +10,6 @@ if(NIBBLE_HAS_CUDA)
       cuda/test_cuda_reduce.cpp cuda/test_cuda_softmax.cpp op_table.cpp op_table_nn.cpp
       op_table_shapes.cpp
     LINK nibble::models nibble::optim)
+  add_test(NAME cuda_kill
+    COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/test_kill.py $<TARGET_FILE:nibble> cuda)
 endif()
