@@ -3,6 +3,7 @@
 #   apps/install_deps.sh           install what is missing (as root, or through sudo)
 #   apps/install_deps.sh --check   only name what is missing; exit 1 if anything is
 #   apps/install_deps.sh --dev     also what contributors use: clang-format, clang-tidy, shellcheck
+#   apps/install_deps.sh --gpu     also the headers that attention on cuDNN needs, from PyPI, into .deps/
 set -euo pipefail
 
 packages=(
@@ -14,15 +15,19 @@ packages=(
 developer_packages=(clang-format clang-tidy shellcheck)
 
 usage() {
-  sed -n '2,5s/^# \{0,1\}//p' "$0"
+  sed -n '2,6s/^# \{0,1\}//p' "$0"
   exit "$1"
 }
 
-check_only=0
+check_only=0 gpu=0
 for argument in "$@"; do
   case "$argument" in
     --check) check_only=1 ;;
     --dev) packages+=("${developer_packages[@]}") ;;
+    --gpu)
+      gpu=1
+      packages+=(python3-pip)
+      ;;
     -h | --help) usage 0 ;;
     *)
       echo "install_deps: unknown option: got '$argument'" >&2
@@ -47,7 +52,25 @@ for package in "${packages[@]}"; do
   is_installed "$package" || missing+=("$package")
 done
 
+# Later versions of the frontend also ask for nvrtc when linking.
+frontend=nvidia-cudnn-frontend==1.18.0 folder=.deps/cudnn_frontend
+fetch_frontend() {
+  cd "$(dirname "$0")/.."
+  [[ -e "$folder/include/cudnn_frontend.h" ]] && return
+  local wheels
+  wheels="$(mktemp -d)"
+  if python3 -m pip -q --disable-pip-version-check download --no-deps --dest "$wheels" "$frontend" &&
+    python3 -m zipfile -e "$wheels"/*.whl "$wheels/content"; then
+    mkdir -p "$folder"
+    mv "$wheels/content/include" "$folder/"
+  else
+    echo "install_deps: $frontend could not be fetched; attention runs on Nibble's own kernels" >&2
+  fi
+  rm -rf "$wheels"
+}
+
 if ((${#missing[@]} == 0)); then
+  if ((gpu && !check_only)); then fetch_frontend; fi
   exit 0
 fi
 if ((check_only)); then
@@ -77,3 +100,4 @@ apt() {
 }
 apt update
 apt install --yes --no-install-recommends "${missing[@]}"
+if ((gpu)); then fetch_frontend; fi

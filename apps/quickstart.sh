@@ -46,20 +46,25 @@ quietly() { # COMMAND...: its output goes to the log, and its end to the termina
   }
 }
 
-# Sets cuda and device. A GPU serves only with an nvcc that is no newer than its driver.
+# Sets cuda and device. A GPU serves with an nvcc that is no newer than its driver, when the kernels are for it.
 choose_device() {
   cuda=OFF device=cpu
-  local driver compiler
+  local driver compiler capability
   [[ "$(nvidia-smi -L 2> /dev/null)" == *GPU* ]] || return 0
   driver="$(nvidia-smi | sed -nE 's/.*CUDA Version: ([0-9]+\.[0-9]+).*/\1/p')"
+  capability="$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> /dev/null | head -n 1)"
   PATH="$PATH:/usr/local/cuda/bin"
   compiler="$(nvcc --version 2> /dev/null | sed -nE 's/.*release ([0-9]+\.[0-9]+).*/\1/p' || true)"
   if [[ -z "$compiler" ]]; then
     say "a GPU is here (driver: CUDA ${driver:-unknown}), but no nvcc: using the CPU"
   elif [[ -z "$driver" || "${compiler%.*}" -gt "${driver%.*}" ]]; then
     say "a GPU is here, but nvcc $compiler does not match its driver (CUDA ${driver:-unknown}): using the CPU"
+  elif [[ "$capability" != 9.0 ]]; then
+    say "a GPU is here, but of compute capability ${capability:-unknown}; the kernels are for 9.0: using the CPU"
   else
-    say "a GPU and nvcc $compiler are here, but training on a GPU is not in this version: using the CPU"
+    cuda=ON device=cuda
+    say "using the GPU: $(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1), nvcc $compiler"
+    apps/install_deps.sh --gpu
   fi
 }
 

@@ -106,6 +106,7 @@ cuda_stage() {
     add cuda 0 0 1
     return
   fi
+  apps/install_deps.sh --gpu || true  # without cuDNN's frontend the build says so and leaves it out
   if [[ "$(nvidia-smi -L 2> /dev/null)" == *GPU* ]]; then
     build cuda -DNIBBLE_CUDA=ON -DNIBBLE_WERROR=ON && suite cuda
   elif [[ "$mode" == gpu ]]; then
