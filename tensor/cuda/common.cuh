@@ -99,11 +99,11 @@ __device__ T block_sum(T x, T* scratch) {
 // The first report since the last synchronisation stays.
 __device__ inline void report_fault(Fault* f, Fault::Kind kind, std::int64_t position,
                                     std::int32_t value, std::int64_t extent) {
-  if (atomicCAS_system(&f->kind, Fault::kNone, static_cast<std::int32_t>(kind)) == Fault::kNone) {
-    f->value = value;
-    f->position = position;
-    f->extent = extent;
-  }
+  if (atomicCAS(f->claimed, 0, 1) != 0) return;
+  f->value = value;
+  f->position = position;
+  f->extent = extent;
+  f->kind = kind;
 }
 
 }  // namespace nibble::cuda

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <vector>
 
 namespace nibble::cuda {
@@ -46,8 +47,14 @@ Context& context() {
         cudaDeviceGetAttribute(&c->multiprocessors, cudaDevAttrMultiProcessorCount, t_current));
     void* host = nullptr;
     NIBBLE_CUDA_CHECK(cudaHostAlloc(&host, sizeof(Fault), cudaHostAllocMapped));
-    std::memset(host, 0, sizeof(Fault));
-    c->fault = static_cast<Fault*>(host);
+    void* claimed = nullptr;
+    NIBBLE_CUDA_CHECK(cudaMalloc(&claimed, sizeof(std::int32_t)));
+    NIBBLE_CUDA_CHECK(cudaMemset(claimed, 0, sizeof(std::int32_t)));
+    c->fault = new (host) Fault{.kind = Fault::kNone,
+                                .value = 0,
+                                .position = 0,
+                                .extent = 0,
+                                .claimed = static_cast<std::int32_t*>(claimed)};
     slot = std::move(c);
   }
   return *slot;
@@ -136,7 +143,8 @@ void synchronize() {
   wait();
   if (c.fault->kind != Fault::kNone) {
     const Fault found = *c.fault;
-    std::memset(c.fault, 0, sizeof(Fault));
+    c.fault->kind = Fault::kNone;
+    NIBBLE_CUDA_CHECK(cudaMemsetAsync(found.claimed, 0, sizeof(std::int32_t), c.stream));
     throw_fault(found);
   }
 }

@@ -57,6 +57,7 @@ struct Fault {
   std::int32_t value;     // the index at fault
   std::int64_t position;  // where it stands
   std::int64_t extent;    // what it should have been below
+  std::int32_t* claimed;  // on the device: not every bus has atomics on host memory
 };
 Fault* fault();
 
