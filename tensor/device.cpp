@@ -38,6 +38,16 @@ void check_available(Device device) {
 #endif
 }
 
+void synchronize(Device device) {
+#ifdef NIBBLE_CUDA_BACKEND
+  if (!device.is_cuda()) return;
+  cuda::use(device.index);
+  cuda::synchronize();
+#else
+  check_available(device);
+#endif
+}
+
 std::string processor_name(Device device) {
 #ifdef NIBBLE_CUDA_BACKEND
   if (device.is_cuda()) return cuda::device_name(device.index);

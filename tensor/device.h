@@ -32,6 +32,7 @@ inline constexpr bool kHasCuda = false;
 std::string to_string(Device device);        // "cpu", "cuda:0", "meta"
 Device parse_device(std::string_view name);  // throws Error("device")
 void check_available(Device device);         // throws when this build or machine lacks it
+void synchronize(Device device);             // waits for a GPU's queue; throws its faults
 // What decides the bits of a result: "cpu" (any: its bits are those of every machine), or a GPU's
 // product name.
 std::string processor_name(Device device);

@@ -132,7 +132,7 @@ class Heap {
       fail(
           "allocate",
           "out of memory on {}: {} were asked for, {} are in tensors, {} of {} are free; a smaller "
-          "trainer.batch or model.checkpointing needs less",
+          "batch or checkpointing per block needs less",
           device, gib(size), gib(memory(device).total.current),
           gib(static_cast<std::int64_t>(free)), gib(static_cast<std::int64_t>(all)));
     }
@@ -193,6 +193,18 @@ MemoryStats memory_stats(Device device) { return heap().stats(device); }
 std::map<std::string, MemoryStats> memory_by_scope(Device device) { return heap().scopes(device); }
 void reset_peak_memory(Device device) { heap().reset_peak(device); }
 void release_cached_memory(Device device) { heap().release(device); }
+
+std::optional<std::int64_t> free_memory(Device device) {
+#ifdef NIBBLE_CUDA_BACKEND
+  if (device.is_cuda()) {
+    cuda::use(device.index);
+    return static_cast<std::int64_t>(cuda::memory_info().free);
+  }
+#else
+  check_available(device);
+#endif
+  return std::nullopt;
+}
 
 MemoryScope::MemoryScope(const char* name) : previous_(t_scope) { t_scope = heap().scope_id(name); }
 MemoryScope::~MemoryScope() { t_scope = previous_; }

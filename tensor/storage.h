@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "tensor/device.h"
@@ -24,6 +25,8 @@ MemoryStats memory_stats(Device device);
 std::map<std::string, MemoryStats> memory_by_scope(Device device);
 void reset_peak_memory(Device device);
 void release_cached_memory(Device device);
+// Bytes that a GPU has left, cached blocks not counted; nothing for other devices.
+std::optional<std::int64_t> free_memory(Device device);
 
 // Names the allocations of a region: MemoryScope scope{"optimizer"}. Scopes nest; the innermost
 // wins.

@@ -75,9 +75,10 @@ std::string mib(std::int64_t bytes) {
   return run::format_bytes(static_cast<std::uint64_t>(std::max<std::int64_t>(bytes, 0)));
 }
 
-// What this process may still take: the machine's MemAvailable, less when its control group allows
-// less. Nothing when neither is told.
-std::optional<std::int64_t> available_memory() {
+// What this process may still take: what a GPU has free, or the machine's MemAvailable, less when
+// its control group allows less. Nothing when neither is told.
+std::optional<std::int64_t> available_memory(Device device) {
+  if (const auto free = free_memory(device)) return free;
   std::optional<std::int64_t> available;
   std::ifstream info("/proc/meminfo");
   for (std::string word; info >> word;)
@@ -122,8 +123,10 @@ Timing time_step(const train::TrainConfig& config, std::int64_t vocab, Device de
   for (int i = 0; i < 2; ++i) {  // the first one allocates
     const auto begin = Clock::now();
     bench.micro_step();
+    synchronize(device);
     const auto middle = Clock::now();
     bench.update();
+    synchronize(device);
     timing = {std::chrono::duration<double>(middle - begin).count(),
               std::chrono::duration<double>(Clock::now() - middle).count()};
   }
@@ -178,7 +181,7 @@ int dry_run(const train::TrainOptions& options, bool timed) {
   fmt::print("model: {:.2f} M parameters; recipe {}; batch {}, {} of them a step\n",
              static_cast<double>(plan.weights) / 1e6, config.recipe, config.trainer.batch,
              config.trainer.accumulation);
-  const std::optional<std::int64_t> available = available_memory();
+  const std::optional<std::int64_t> available = available_memory(options.device);
   fmt::print(
       "memory: {} = parameters {} + gradients {} + optimizer {} + activations and workspaces "
       "{}; {} available\n",
