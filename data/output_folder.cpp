@@ -8,21 +8,20 @@
 namespace nibble {
 
 namespace fs = std::filesystem;
-static constexpr const char* kOp = "tokenize";
 
-void check_output_folder(const fs::path& path) {
-  NIBBLE_CHECK(!path.empty(), kOp, "got no output folder");
+void check_output_folder(const fs::path& path, std::string_view op) {
+  NIBBLE_CHECK(!path.empty(), op, "got no output folder");
   if (!fs::exists(path)) return;
-  NIBBLE_CHECK(fs::is_directory(path), kOp, "{} is a file, expected a folder", path.string());
-  NIBBLE_CHECK(fs::is_empty(path), kOp,
-               "{} is not empty; hint: choose another folder, or remove it", path.string());
+  NIBBLE_CHECK(fs::is_directory(path), op, "{} is a file, expected a folder", path.string());
+  NIBBLE_CHECK(fs::is_empty(path), op, "{} is not empty; hint: choose another folder, or remove it",
+               path.string());
 }
 
-OutputFolder::OutputFolder(fs::path path) : path_(std::move(path)) {
-  check_output_folder(path_);
+OutputFolder::OutputFolder(fs::path path, std::string_view op) : path_(std::move(path)) {
+  check_output_folder(path_, op);
   std::error_code error;
   created_ = fs::create_directories(path_, error);
-  NIBBLE_CHECK(!error, kOp, "cannot create {}: {}", path_.string(), error.message());
+  NIBBLE_CHECK(!error, op, "cannot create {}: {}", path_.string(), error.message());
 }
 
 OutputFolder::~OutputFolder() {

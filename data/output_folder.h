@@ -1,17 +1,18 @@
-// The folder that a dataset is written to.
+// A folder that is written whole or not at all: of a dataset, an import or an export.
 #pragma once
 
 #include <filesystem>
+#include <string_view>
 
 namespace nibble {
 
-// Throws Error("tokenize") when `path` is not a new or empty folder.
-void check_output_folder(const std::filesystem::path& path);
+// Throws Error(op) when `path` is not a new or empty folder.
+void check_output_folder(const std::filesystem::path& path, std::string_view op = "tokenize");
 
 // Made when it is missing; empty again, or gone, unless the work in it succeeds.
 class OutputFolder {
  public:
-  explicit OutputFolder(std::filesystem::path path);
+  explicit OutputFolder(std::filesystem::path path, std::string_view op = "tokenize");
   ~OutputFolder();
   OutputFolder(const OutputFolder&) = delete;
   OutputFolder& operator=(const OutputFolder&) = delete;

@@ -20,14 +20,16 @@ namespace {
 using Json = nlohmann::ordered_json;
 constexpr std::uint64_t kMaxHeader = 100u << 20;  // the format's own limit
 
-constexpr std::array<std::pair<DType, std::string_view>, 8> kNames{{{DType::F64, "F64"},
+// A dtype is written under its first name; foreign masks, BOOL, are read as the bytes they are.
+constexpr std::array<std::pair<DType, std::string_view>, 9> kNames{{{DType::F64, "F64"},
                                                                     {DType::F32, "F32"},
                                                                     {DType::BF16, "BF16"},
                                                                     {DType::I32, "I32"},
                                                                     {DType::U8, "U8"},
                                                                     {DType::I8, "I8"},
                                                                     {DType::E4M3, "F8_E4M3"},
-                                                                    {DType::E5M2, "F8_E5M2"}}};
+                                                                    {DType::E5M2, "F8_E5M2"},
+                                                                    {DType::U8, "BOOL"}}};
 
 std::string_view dtype_name(DType dtype) {
   for (const auto& [d, name] : kNames)

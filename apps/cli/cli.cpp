@@ -62,6 +62,7 @@ int parse_and_run(int argc, char** argv) {
   add_eval(line);
   add_generate(line);
   add_recipes(line);
+  add_import(line);
   // CLI11 would only say that a subcommand is missing.
   std::vector<std::string> names;
   for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());

@@ -21,6 +21,7 @@ void add_train(CommandLine& line);
 void add_eval(CommandLine& line);
 void add_generate(CommandLine& line);
 void add_recipes(CommandLine& line);
+void add_import(CommandLine& line);
 
 // --device and --threads, which most commands have.
 struct Machinery {

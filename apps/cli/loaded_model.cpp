@@ -7,6 +7,7 @@
 #include "apps/train/trainer.h"
 #include "apps/train/weights.h"
 #include "data/dataset.h"
+#include "data/hf_tokenizer.h"
 
 namespace nibble::cli {
 
@@ -32,7 +33,24 @@ void LoadedModel::check_vocabulary(std::int64_t size, const std::filesystem::pat
                path.string(), size, vocab);
 }
 
+std::filesystem::path LoadedModel::dataset(const std::filesystem::path& data) const {
+  NIBBLE_CHECK(!data.empty() || !config.data.path.empty(), "data",
+               "{} was imported and knows no dataset; --data names one", path.string());
+  return data.empty() ? config.data.path : data;
+}
+
 std::unique_ptr<Tokenizer> LoadedModel::tokenizer(const std::filesystem::path& data) const {
+  if (data.empty() && config.data.path.empty()) {
+    // RUN/checkpoints/FILE: import puts the tokenizer into RUN.
+    const std::filesystem::path file =
+        std::filesystem::absolute(path).parent_path().parent_path() / kTokenizerFile;
+    NIBBLE_CHECK(std::filesystem::exists(file), "vocabulary",
+                 "{} is not there; --data names a dataset with the model's tokenizer",
+                 file.string());
+    std::unique_ptr<Tokenizer> t = read_tokenizer_file(file);
+    check_vocabulary(t->vocab_size(), file);
+    return t;
+  }
   const std::filesystem::path folder = dataset(data);
   NIBBLE_CHECK(std::filesystem::exists(folder / kTokenizerFile), "vocabulary",
                "{} is not there; --data names the dataset that the model was trained on",

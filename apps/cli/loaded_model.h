@@ -22,12 +22,11 @@ struct LoadedModel {
   // `path`: a checkpoint, or a run's folder for its newest intact one (damaged newer ones are named
   // on stderr). Throws Error naming what is wrong.
   static LoadedModel open(const std::filesystem::path& path, Device device);
-  // The tokenizer of the dataset in `data`, "" for the one the model was trained on. Throws
-  // Error("vocabulary") when it is of another size than the model was trained with.
+  // The tokenizer of the dataset in `data`, "" for the one the model was trained on or, when it was
+  // imported, came with. Throws Error("vocabulary") when it is of another size than the model's.
   std::unique_ptr<Tokenizer> tokenizer(const std::filesystem::path& data) const;
-  std::filesystem::path dataset(const std::filesystem::path& data) const {
-    return data.empty() ? config.data.path : data;
-  }
+  // `data`, or the dataset trained on; throws Error("data") when there is none, after an import.
+  std::filesystem::path dataset(const std::filesystem::path& data) const;
   void check_vocabulary(std::int64_t size, const std::filesystem::path& owner) const;
 };
 

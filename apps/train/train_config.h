@@ -26,6 +26,7 @@ struct ModelConfig {
   bool checkpoint_blocks = false;
   std::int64_t vocab_chunk = 8192;
   std::string gelu = "tanh";
+  double norm_epsilon = 1e-5;
   std::string compute = "f32";  // of activations and of the dense products' operands: f32 or bf16
 };
 
@@ -78,6 +79,7 @@ void visit(V& v, ModelConfig& c) {
   v("checkpoint_blocks", c.checkpoint_blocks);
   v("vocab_chunk", c.vocab_chunk, config::at_least(1));
   v("gelu", c.gelu);
+  v("norm_epsilon", c.norm_epsilon, config::above(0.0));
   v.check(c.type == "gpt2", "type", "got \"{}\" expected \"gpt2\"", c.type);
   v.check(c.gelu == "tanh" || c.gelu == "erf", "gelu", "got \"{}\" expected \"tanh\" or \"erf\"",
           c.gelu);
