@@ -1,4 +1,4 @@
-// tokenizer.json of Hugging Face's `tokenizers`, of the byte-level BPE kind.
+// tokenizer.json of Hugging Face's `tokenizers`, of the byte-level BPE kind: read and written.
 #pragma once
 
 #include <filesystem>
@@ -19,5 +19,10 @@ BpeTokenizer read_hf_tokenizer(const std::filesystem::path& file);
 
 // Hugging Face's tokenizer.json, or that of one of Nibble's own datasets.
 std::unique_ptr<Tokenizer> read_tokenizer_file(const std::filesystem::path& file);
+
+// Writes tokenizer.json and tokenizer_config.json into `folder`: those that transformers'
+// AutoTokenizer reads, with the same tokens. Bytes become a BPE without merges. Throws
+// Error("tokenizer") for one that has no tables.
+void write_hf_tokenizer(const std::filesystem::path& folder, const Tokenizer& tokenizer);
 
 }  // namespace nibble

@@ -36,7 +36,7 @@ class Commands(Case):
     # The program.
     def test_version_and_help(self):
         self.assertRegex(self.ok("--version"), r"^nibble \d+\.\d+\.\d+ \(commit ")
-        for command in ("tokenize", "train", "eval", "generate", "recipes"):
+        for command in ("tokenize", "train", "eval", "generate", "recipes", "import", "export"):
             self.assertIn(command, self.ok("--help"))
             self.assertIn("Usage: nibble " + command, self.ok(command, "--help"))
         self.assertRegex(self.ok("--help"), r"(?s)0 ok.*1 error.*2 .*3 time limit.*4 stopped")

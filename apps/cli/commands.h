@@ -22,6 +22,7 @@ void add_eval(CommandLine& line);
 void add_generate(CommandLine& line);
 void add_recipes(CommandLine& line);
 void add_import(CommandLine& line);
+void add_export(CommandLine& line);
 
 // --device and --threads, which most commands have.
 struct Machinery {
