@@ -21,11 +21,9 @@ StepState::StepState(Device device)
 }
 
 void StepState::begin(std::uint32_t step, double lr) {
-  const auto rate = static_cast<float>(lr);
-  const float clip = 1;
-  write(offsetof(StepScalars, step), &step, sizeof(step));
-  write(offsetof(StepScalars, lr), &rate, sizeof(rate));
-  write(offsetof(StepScalars, clip), &clip, sizeof(clip));
+  const StepScalars s{.bad = 0, .step = step, .lr = static_cast<float>(lr), .clip = 1};
+  constexpr std::size_t kBegin = offsetof(StepScalars, step);
+  write(kBegin, reinterpret_cast<const std::byte*>(&s) + kBegin, sizeof(s) - kBegin);
 }
 
 StepScalars StepState::read() const {

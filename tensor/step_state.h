@@ -12,8 +12,9 @@
 namespace nibble {
 
 struct StepScalars {
+  std::uint32_t bad = 0;  // sticky: a not-finite loss or gradient was seen; updates become no-ops
+  // What begin() writes, in one copy.
   std::uint32_t step = 0;  // optimizer updates begun; keys of random draws read it
-  std::uint32_t bad = 0;   // sticky: a not-finite loss or gradient was seen; updates become no-ops
   float lr = 0;            // of this step, before a group's multiplier
   float clip = 1;          // factor that global-norm clipping puts on gradients
 };

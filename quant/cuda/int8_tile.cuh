@@ -96,7 +96,7 @@ class Loader {
         if (tile_ < p_.tiles()) enter_tile();
       }
     }
-    int8::commit_copies();
+    commit_copies();
   }
 
  private:
@@ -127,8 +127,8 @@ class Loader {
     for (std::uint32_t i = 0; i < kRows / kRowsAtOnce; ++i) {
       const std::uint32_t down = i * kRowsAtOnce;
       const bool valid = inside && r + down < rows;
-      int8::copy16(to + down * kStep,
-                   valid ? from + k0 + static_cast<std::int64_t>(down) * p_.k : any, valid);
+      copy_async(to + down * kStep,
+                 valid ? from + k0 + static_cast<std::int64_t>(down) * p_.k : any, valid ? 16 : 0);
     }
   }
 
@@ -202,14 +202,12 @@ struct WarpTile {
     const int to = depth % 2;
 #pragma unroll
     for (int i = 0; i < kDown; ++i)
-      int8::load_matrices(a[to][i],
-                          stage + address_a + static_cast<std::uint32_t>(i) * 16 * kStep +
-                              ((2u * static_cast<std::uint32_t>(depth) + chunk_a) ^ flip) * 16);
+      load_matrices(a[to][i], stage + address_a + static_cast<std::uint32_t>(i) * 16 * kStep +
+                                  ((2u * static_cast<std::uint32_t>(depth) + chunk_a) ^ flip) * 16);
 #pragma unroll
     for (int j = 0; j < kAcross / 2; ++j)
-      int8::load_matrices(b[to][j],
-                          stage + address_b + static_cast<std::uint32_t>(j) * 16 * kStep +
-                              ((2u * static_cast<std::uint32_t>(depth) + chunk_b) ^ flip) * 16);
+      load_matrices(b[to][j], stage + address_b + static_cast<std::uint32_t>(j) * 16 * kStep +
+                                  ((2u * static_cast<std::uint32_t>(depth) + chunk_b) ^ flip) * 16);
   }
   __device__ void multiply(int depth) {
     const int from = depth % 2;

@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   using Layout = SharedLayout<Tile, kSchedule>;
   constexpr int kSlots = scale_slots(kSchedule), kDepths = kStep / kDepth;
   auto* const staged = reinterpret_cast<float*>(shared + Layout::kResults);
-  const std::uint32_t base = int8::shared_address(shared);
+  const std::uint32_t base = shared_address(shared);
   Loader<Tile, kSchedule> loader(p, base);
 #pragma unroll
   for (int s = 0; s < Tile::kStages - 1; ++s) loader.next();
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     warp.clear(start);
     std::uint32_t steps_left = p.block_steps;  // of the current block
     for (std::uint32_t step = 0; step < steps; ++step) {
-      int8::wait_copies<Tile::kStages - 2>();
+      wait_for_copies<Tile::kStages - 2>();
       __syncthreads();  // the stage is there for all, and all have read the one to refill
       loader.next();
       const std::uint32_t stage = base + ring * Layout::kStage;
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       out.store4(f.v, row0 + r, col0 + c);
     }
   }
-  int8::wait_copies<0>();
+  wait_for_copies<0>();
 }
 
 template <class Tile, int kSchedule, bool kSharedB = false>
