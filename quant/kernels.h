@@ -48,10 +48,19 @@ struct CodeOperand {
   std::int64_t tile_rows = 1;
   bool is_signed = true;  // of U4x2 codes
 };
+// Contraction blocks that are added up one after the other. Those of a contraction of over 8192
+// codes (tokens, as a rule) form segments of 2048, so that a small result keeps a large device
+// busy.
+constexpr std::int64_t segment_blocks(std::int64_t k, std::int64_t block) {
+  const std::int64_t blocks = (k + block - 1) / block, segment = 2048 / block;
+  if (k <= 8192) return blocks;
+  return segment > 1 ? segment : 1;
+}
 // c [M, N] F32 or BF16, rows may be strided: c (+)= a·bᵀ (+ bias F32 [N], may be undefined). Each
 // contraction block of `block` codes is summed exactly in integers; zero points za and zb add
 // za·Σb, zb·Σa and za·zb·n in that order in f64 (exact below 2^53). Then, in f32: with one block
-// (float(sum)·sa)·sb; with several f = fma(float(sum), sa·sb, f) over them in ascending order; then
+// (float(sum)·sa)·sb; with several f = fma(float(sum), sa·sb, f) over those of a segment
+// (segment_blocks) in ascending order, then the sum of the segments in ascending order; then
 // + bias, rounding to c's dtype when not accumulating, else c + that.
 NIBBLE_KERNEL(int_gemm, Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_t k,
               std::int64_t block, const Tensor& bias, bool accumulate)

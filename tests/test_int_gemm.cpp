@@ -79,8 +79,13 @@ std::vector<float> reference(const Codes& a, const Codes& b, std::int64_t block,
   const std::int64_t blocks = (a.k + block - 1) / block;
   for (std::int64_t i = 0; i < a.rows; ++i)
     for (std::int64_t j = 0; j < b.rows; ++j) {
-      float f = 0;
+      float f = 0, earlier = 0;
       for (std::int64_t s = 0; s < blocks; ++s) {
+        // Long contractions: sums of segments of as many blocks as 2048 codes hold, at least one.
+        if (a.k > 8192 && s % std::max<std::int64_t>(1, 2048 / block) == 0) {
+          earlier += f;
+          f = 0;
+        }
         const std::int64_t begin = s * block, end = std::min(begin + block, a.k);
         const auto ta = static_cast<std::size_t>(a.tile(i, s)),
                    tb = static_cast<std::size_t>(b.tile(j, s));
@@ -94,6 +99,7 @@ std::vector<float> reference(const Codes& a, const Codes& b, std::int64_t block,
         f = blocks == 1 ? part * a.scales[ta] * b.scales[tb]
                         : std::fma(part, a.scales[ta] * b.scales[tb], f);
       }
+      if (blocks > 1) f = earlier + f;
       c.push_back(bias.empty() ? f : f + bias[static_cast<std::size_t>(j)]);
     }
   return c;
@@ -160,6 +166,12 @@ TEST_CASE("int gemm: scales by tensor, row, group and block") {
   check({37, 45, 300, 128, -128, 127, -127, 127, i8, i8, 1, 128});                 // group, block
   check({37, 45, 300, 128, -128, 127, -127, 127, i8, i8, 1, 1, true, false});      // group, row
   check({37, 45, 300, 31, -8, 7, -128, 127, DType::U4x2, i8, 1, 1, false, true});  // odd blocks
+}
+
+TEST_CASE("int gemm: a long contraction is the sum of its segments") {
+  for (const std::int64_t k : {8192, 8193, 10300})
+    for (const std::int64_t block : {32, 100, 128, 2048, 5000})
+      check({5, 18, k, block, -127, 127, -127, 127, DType::I8, DType::I8, 1, 3});
 }
 
 TEST_CASE("int gemm: zero points on either side") {

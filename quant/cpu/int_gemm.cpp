@@ -190,9 +190,15 @@ void Product::block_sums(float* part, std::int64_t row, std::int64_t col,
 // The rescaled tile at (row, col): f [kTileRows, kTileCols].
 void Product::tile(float* f, std::int64_t row, std::int64_t col) const {
   const std::int64_t blocks = depth.blocks();
+  const std::int64_t segment = segment_blocks(depth.k, depth.block);
   std::fill_n(f, kTile, 0.0f);
-  std::array<float, kTile> part;
+  std::array<float, kTile> part, earlier;  // sums of earlier segments
   for (std::int64_t block = 0; block < blocks; ++block) {
+    if (block == segment)
+      std::copy_n(f, kTile, earlier.data());
+    else if (block > segment && block % segment == 0)
+      for (std::size_t i = 0; i < kTile; ++i) earlier[i] += f[i];
+    if (block > 0 && block % segment == 0) std::fill_n(f, kTile, 0.0f);
     block_sums(part.data(), row, col, block);
     const float* sa = row_values<float>(packed_a.scales, block, row - slab);
     const float* sb = row_values<float>(packed_b.scales, block, col);
@@ -203,6 +209,8 @@ void Product::tile(float* f, std::int64_t row, std::int64_t col) const {
         f[at] = blocks == 1 ? y * sa[i] * sb[j] : std::fma(y, sa[i] * sb[j], f[at]);
       }
   }
+  if (blocks > segment)
+    for (std::size_t i = 0; i < kTile; ++i) f[i] = earlier[i] + f[i];
 }
 
 template <class T>

@@ -44,9 +44,10 @@ struct SharedLayout {
 struct TileProblem {
   const std::int8_t *a, *b;  // rows of k codes
   Scales scales_a, scales_b;
-  std::uint32_t m, n, k;       // k: a multiple of 16
-  std::uint32_t blocks;        // of the contraction
-  std::uint32_t block_steps;   // kEverySteps: steps of a block
+  std::uint32_t m, n, k;      // k: a multiple of 16
+  std::uint32_t blocks;       // of the contraction
+  std::uint32_t block_steps;  // kEverySteps: steps of a block
+  std::uint32_t segment_steps;
   std::uint32_t down, across;  // tiles
   bool short_blocks;           // at most 256 codes: sums within ±2^22
 
@@ -143,7 +144,7 @@ class Loader {
         shared_ + Layout::kScales + ring_ * Layout::kStageScales + threadIdx.x * 4;
 #pragma unroll
     for (std::uint32_t i = 0; i < kSlots; ++i)
-      int8::copy4(scales_to + i * Tile::kOperands * 4,
+      copy4_async(scales_to + i * Tile::kOperands * 4,
                   scales_ + (scale_columns_ == 1 ? 0 : min(first + i, p_.blocks - 1)));
   }
 
@@ -251,7 +252,8 @@ struct WarpTile {
       rescale(scales, [](std::int32_t x) { return __int2float_rn(x); });
   }
 
-  __device__ void write(float* staged) const {
+  // Adds the results to the staged ones, or writes them where there are none yet.
+  __device__ void write(float* staged, bool first) const {
     const std::uint32_t lane = threadIdx.x % 32;
     float* const to = staged + (row + lane / 4) * Tile::kPitch + col + lane % 4 * 2;
 #pragma unroll
@@ -260,8 +262,16 @@ struct WarpTile {
       for (int j = 0; j < kAcross; ++j)
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-          store_vector(to + (i * 16 + half * 8) * Tile::kPitch + j * 8,
-                       Vector<float, 2>{{results[i][j][half * 2], results[i][j][half * 2 + 1]}});
+          store2(to + (i * 16 + half * 8) * Tile::kPitch + j * 8, results[i][j][half * 2],
+                 results[i][j][half * 2 + 1], first);
+  }
+
+ private:
+  __device__ static void store2(float* to, float x, float y, bool first) {
+    const auto before = first ? Vector<float, 2>{} : load_vector<float, 2>(to);
+    store_vector(to,
+                 first ? Vector<float, 2>{{x, y}}
+                       : Vector<float, 2>{{__fadd_rn(before.v[0], x), __fadd_rn(before.v[1], y)}});
   }
 };
 

@@ -10,18 +10,14 @@ namespace {
 
 // Sums of −128 · −128 stay below 2³¹ up to here.
 constexpr std::int64_t kMaxDepth = 131071;
-// Below it the int32 result, written and read again, costs more than the library's faster products
-// win: from its 1300 TOP/s and 2.1 ps a result for the pass that scales
-// (tests/bench/results/2026-11-22-spike-block-kernels.md) against an assumed 600 TOP/s of our
-// tiles.
-constexpr std::int64_t kLibraryDepth = 1536;
 // int32 sums in scratch memory (256 MiB); larger results go by slabs of rows.
 constexpr std::int64_t kMaxSums = std::int64_t{64} << 20;
-constexpr std::int64_t kLibraryRows = 32, kLibraryMaxCols = kMaxSums / kLibraryRows / 2;
 
 bool fits_int8(DType payload) { return payload == DType::I8 || payload == DType::U4x2; }
 
-void multiply_by_library(const IntProduct& p) {
+}  // namespace
+
+void int_gemm_library(const IntProduct& p) {
   const Tensor a = padded_codes(p.a, p.k), b = padded_codes(p.b, p.k);
   const std::int64_t m = p.m(), n = p.n(), k = a.size(1);
   // Equal slabs, because the library wants more than a few rows in each.
@@ -46,11 +42,10 @@ void multiply_by_library(const IntProduct& p) {
   }
 }
 
-}  // namespace
-
 std::string_view to_string(IntGemmRoute route) {
   switch (route) {
     case IntGemmRoute::Library: return "cublaslt+scale";
+    case IntGemmRoute::Wgmma: return "wgmma";
     case IntGemmRoute::Tiles: return "tensor-core tiles";
     case IntGemmRoute::General: return "general dp4a";
   }
@@ -64,11 +59,7 @@ IntGemmRoute int_gemm_route(const IntGemmLayout& x) {
   if (x.k == 0 || x.zero_points || !fits_int8(x.a) || !fits_int8(x.b) || !regular ||
       block > kMaxDepth)
     return IntGemmRoute::General;
-  // The library's integer kernels want aligned columns and more than 16 rows, in every slab.
-  if (whole && x.k >= kLibraryDepth && x.n % 16 == 0 && x.n <= kLibraryMaxCols &&
-      x.m >= kLibraryRows)
-    return IntGemmRoute::Library;
-  return IntGemmRoute::Tiles;
+  return whole || block % 128 == 0 ? IntGemmRoute::Wgmma : IntGemmRoute::Tiles;
 }
 
 void int_gemm(Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_t k,
@@ -81,7 +72,8 @@ void int_gemm(Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_
       int_gemm_route({p.m(), p.n(), k, p.block, a.codes.dtype(), b.codes.dtype(),
                       a.zeros.defined() || b.zeros.defined()});
   switch (route) {
-    case IntGemmRoute::Library: return multiply_by_library(p);
+    case IntGemmRoute::Library: return int_gemm_library(p);
+    case IntGemmRoute::Wgmma: return int_gemm_wgmma(p);
     case IntGemmRoute::Tiles: return int_gemm_tiles(p);
     case IntGemmRoute::General: return int_gemm_general(p);
   }

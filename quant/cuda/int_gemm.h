@@ -11,7 +11,8 @@ namespace nibble::cuda {
 
 enum class IntGemmRoute : std::uint8_t {
   Library,  // cuBLASLt s8 × s8 → s32 into scratch memory, then one pass that scales
-  Tiles,    // our tensor-core kernel, which scales in registers
+  Wgmma,    // our kernel for Hopper's warpgroup products, which scales in registers
+  Tiles,    // our kernel for mma.sync, likewise
   General,  // our dp4a kernel: any codes, any blocks, zero points
 };
 std::string_view to_string(IntGemmRoute route);
@@ -21,8 +22,8 @@ struct IntGemmLayout {
   DType a, b;        // payloads
   bool zero_points;  // of either operand
 };
-// Library: one contraction block, long enough to pay for the int32 detour. Tiles: symmetric codes
-// that fit int8 (I8, U4x2), in one block or blocks of 32, 64 or a multiple of 128.
+// Library: only where it is asked for, as a second opinion. Wgmma: symmetric codes that fit int8
+// (I8, U4x2), in one block or blocks of a multiple of 128. Tiles: the same in blocks of 32 or 64.
 IntGemmRoute int_gemm_route(const IntGemmLayout& layout);
 
 // The routes. Codes of the first two are K-major I8 in rows of k bytes, 16-byte aligned, k a
@@ -39,6 +40,8 @@ struct IntProduct {
   std::int64_t blocks() const { return k == 0 ? 0 : (k + block - 1) / block; }
 };
 Tensor padded_codes(const CodeOperand& x, std::int64_t k);
+void int_gemm_library(const IntProduct& p);
+void int_gemm_wgmma(const IntProduct& p);
 void int_gemm_tiles(const IntProduct& p);
 void int_gemm_general(const IntProduct& p);
 // c rows [first, first + sums rows) from exact sums I32 [rows, N] of a product with one block.

@@ -36,7 +36,7 @@ struct Operand {
 };
 struct Problem {
   Operand a, b;
-  std::uint32_t k, block, blocks;
+  std::uint32_t k, block, blocks, segment;  // segment: blocks
 };
 
 // slab[r][w]: codes [k0 + 4w, k0 + 4w + 4) of row row0 + r as bytes; 0 outside [k0, end) and rows.
@@ -131,10 +131,11 @@ __global__ void __launch_bounds__(kThreads, 1) general_kernel(Problem p, Output 
   const std::uint32_t across = (out.n + kTile - 1) / kTile;
   const std::uint32_t row0 = blockIdx.x / across * kTile, col0 = blockIdx.x % across * kTile;
   const std::uint32_t tx = threadIdx.x % kSide, ty = threadIdx.x / kSide;
-  float f[kPer][kPer] = {};
+  float f[kPer][kPer] = {}, earlier[kPer][kPer] = {};  // earlier: segments that are complete
   for (std::uint32_t block = 0; block < p.blocks; ++block) {
     const std::uint32_t begin = block * p.block, end = min(p.k - begin, p.block) + begin;
     Sums sums{};
+    const bool fresh = block > 0 && block % p.segment == 0;
     sum_block<kSignedA, kSignedB, kZeros>(sums, p, row0, col0, begin, end);
 #pragma unroll
     for (int i = 0; i < kPer; ++i) {
@@ -150,6 +151,10 @@ __global__ void __launch_bounds__(kThreads, 1) general_kernel(Problem p, Output 
                                               zero_at(p.b.scales, index_b), sums.rows_a[i],
                                               sums.rows_b[j], static_cast<double>(end - begin))
                                  : __ll2float_rn(sums.products[i][j]);
+        if (fresh) {
+          earlier[i][j] = __fadd_rn(earlier[i][j], f[i][j]);
+          f[i][j] = 0;
+        }
         f[i][j] =
             p.blocks == 1 ? scale_whole(sum, sa, sb) : __fmaf_rn(sum, __fmul_rn(sa, sb), f[i][j]);
       }
@@ -158,7 +163,9 @@ __global__ void __launch_bounds__(kThreads, 1) general_kernel(Problem p, Output 
 #pragma unroll
   for (int i = 0; i < kPer; ++i)
 #pragma unroll
-    for (int j = 0; j < kPer; ++j) out.store(f[i][j], row0 + ty + i * kSide, col0 + tx + j * kSide);
+    for (int j = 0; j < kPer; ++j)
+      out.store(p.blocks > p.segment ? __fadd_rn(earlier[i][j], f[i][j]) : f[i][j],
+                row0 + ty + i * kSide, col0 + tx + j * kSide);
 }
 
 Operand operand_of(const CodeOperand& x, std::int64_t block) {
@@ -186,9 +193,12 @@ void run(const Problem& problem, const IntProduct& p) {
 
 void int_gemm_general(const IntProduct& p) {
   const std::int64_t block = std::min(p.block, p.k);
-  const Problem problem{operand_of(p.a, block), operand_of(p.b, block),
-                        static_cast<std::uint32_t>(p.k), static_cast<std::uint32_t>(block),
-                        static_cast<std::uint32_t>(p.blocks())};
+  const Problem problem{operand_of(p.a, block),
+                        operand_of(p.b, block),
+                        static_cast<std::uint32_t>(p.k),
+                        static_cast<std::uint32_t>(block),
+                        static_cast<std::uint32_t>(p.blocks()),
+                        static_cast<std::uint32_t>(block > 0 ? segment_blocks(p.k, block) : 1)};
   const bool signed_a = problem.a.codes.payload != Payload::U8;
   const bool signed_b = problem.b.codes.payload != Payload::U8;
   if (signed_a && signed_b)

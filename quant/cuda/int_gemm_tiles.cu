@@ -71,9 +71,12 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       } else if constexpr (kSchedule == kWhole) {
         if (step + 1 == steps) warp.apply(scales, offset);
       }
+      // The next tile's first barrier keeps its results from overtaking the reads below.
+      if (step + 1 == steps || (step + 1) % p.segment_steps == 0) {
+        warp.write(staged, step < p.segment_steps);
+        warp.clear_results();
+      }
     }
-    // The next tile's first barrier keeps its results from overtaking these reads.
-    warp.write(staged);
     __syncthreads();
     std::uint32_t row0, col0;
     locate<Tile>(p, tile, row0, col0);
@@ -144,6 +147,8 @@ void int_gemm_tiles(const IntProduct& product) {
   p.k = static_cast<std::uint32_t>(a.size(1));
   p.blocks = static_cast<std::uint32_t>(product.blocks());
   p.block_steps = static_cast<std::uint32_t>(ceil_div(product.block, kStep));
+  p.segment_steps = static_cast<std::uint32_t>(
+      ceil_div(segment_blocks(product.k, product.block) * product.block, kStep));
   p.short_blocks = std::min(product.block, product.k) <= 256;
   if (use_large(product.m(), product.n()))
     run_tiles<Large>(p, product);

@@ -5,9 +5,6 @@
 
 namespace nibble::cuda::int8 {
 
-__device__ inline void copy4(std::uint32_t to, const void* from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
-}
 // c [16, 8] += a [16, 32] · b [8, 32]ᵀ. Lane l holds rows l / 4 (c[0], c[1]) and l / 4 + 8 (c[2],
 // c[3]), columns 2 · (l % 4) and the next.
 __device__ inline void multiply(std::int32_t (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,

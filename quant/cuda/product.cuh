@@ -76,19 +76,20 @@ struct Output {
     T& to = static_cast<T*>(c)[row * stride + col];
     to = result(f, accumulate ? to : T(), col);
   }
-  template <class T>
-  __device__ void store4_as(const float (&f)[4], std::uint32_t row, std::uint32_t col) const {
-    if (!vectors || col + 4 > n) {
+  // kCount columns, from a multiple of kCount.
+  template <class T, int kCount>
+  __device__ void store_run(const float (&f)[kCount], std::uint32_t row, std::uint32_t col) const {
+    if (!vectors || col + kCount > n) {
 #pragma unroll
-      for (std::uint32_t j = 0; j < 4; ++j) store_as<T>(f[j], row, col + j);
+      for (int j = 0; j < kCount; ++j) store_as<T>(f[j], row, col + static_cast<std::uint32_t>(j));
       return;
     }
     if (row >= m) return;
     T* const to = static_cast<T*>(c) + row * stride + col;
-    Vector<T, 4> v{};
-    if (accumulate) v = load_vector<T, 4>(to);
+    Vector<T, kCount> v{};
+    if (accumulate) v = load_vector<T, kCount>(to);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) v[j] = result(f[j], v[j], col + static_cast<std::uint32_t>(j));
+    for (int j = 0; j < kCount; ++j) v[j] = result(f[j], v[j], col + static_cast<std::uint32_t>(j));
     store_vector(to, v);
   }
 
@@ -97,7 +98,7 @@ struct Output {
   }
   // Four columns, from a multiple of 4.
   __device__ void store4(const float (&f)[4], std::uint32_t row, std::uint32_t col) const {
-    is_bf16 ? store4_as<bfloat16>(f, row, col) : store4_as<float>(f, row, col);
+    is_bf16 ? store_run<bfloat16>(f, row, col) : store_run<float>(f, row, col);
   }
 };
 inline Output output_of(const IntProduct& p) {

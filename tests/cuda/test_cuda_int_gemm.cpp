@@ -117,17 +117,15 @@ constexpr Side kTensor{kI8, 1 << 20, false, false}, kRow{kI8, 1, false, false}, 
 
 TEST_CASE("cuda int gemm: the route follows from the layout") {
   using enum cuda::IntGemmRoute;
-  CHECK(route({4096, 768, 3072, 3072, kRow, kRow}) == Library);
-  CHECK(route({4096, 3072, 768, 768, kRow, kRow}) == Tiles);
-  CHECK(route({4096, 3072, 768, 128, kGroup, kBlock128}) == Tiles);
-  CHECK(route({4096, 770, 3072, 3072, kRow, kRow}) == Tiles);  // columns the library cannot take
-  CHECK(route({16, 768, 3072, 3072, kRow, kRow}) == Tiles);
+  CHECK(route({4096, 768, 3072, 3072, kRow, kRow}) == Wgmma);
+  CHECK(route({4096, 3072, 768, 128, kGroup, kBlock128}) == Wgmma);
+  CHECK(route({16, 770, 300, 256, kGroup, kGroup}) == Wgmma);
   CHECK(route({64, 64, 300, 32, kGroup, kGroup}) == Tiles);
   CHECK(route({64, 64, 300, 100, kGroup, kGroup}) == General);
-  CHECK(route({64, 64, 301, 301, {kI4}, kRow}) == Tiles);
+  CHECK(route({64, 64, 301, 301, {kI4}, kRow}) == Wgmma);
   CHECK(route({64, 64, 256, 256, {kU8}, kRow}) == General);
   CHECK(route({64, 64, 256, 256, {kI8, 1, true, true}, kRow}) == General);
-  CHECK(route({64, 64, 131071, 131071, kRow, kRow}) == Library);
+  CHECK(route({64, 64, 131071, 131071, kRow, kRow}) == Wgmma);
   CHECK(route({64, 64, 131072, 131072, kRow, kRow}) == General);  // sums may leave int32
   CHECK(route({64, 64, 0, 1, kRow, kRow}) == General);
   CHECK(to_string(Tiles) == "tensor-core tiles");
@@ -189,7 +187,7 @@ GPU_TEST("cuda int gemm: blocks of any length, zero points on either side") {
   check({65, 64, 77, 77, {kU8, 65, true, true}, {kU8, 1, true, true}});
 }
 
-GPU_TEST("cuda int gemm: long contractions through the library, and beyond int32") {
+GPU_TEST("cuda int gemm: long contractions, and beyond int32") {
   check({64, 96, 2048, 2048, kRow, kRow});
   check({301, 768, 3072, 3072, kRow, kTensor}, {DType::BF16});
   check({40, 64, 1543, 1543, {kI4}, kRow});  // padded to a multiple of 16
@@ -200,12 +198,31 @@ GPU_TEST("cuda int gemm: long contractions through the library, and beyond int32
   check({2, 3, 70001, 70001, {kU8, 1, true, true}, {kU8, 1, true, true}});
 }
 
+GPU_TEST("cuda int gemm: segments of a long contraction add up in order") {
+  for (const std::int64_t k : {8192, 8193, 8208, 10240, 14336}) {
+    check({300, 200, k, 128, kGroup, kGroup}, {DType::F32, false, true});
+    check({129, 64, k, 128, kGroup, kBlock128}, {DType::BF16});
+    check({257, 193, k, 384, kGroup, kGroup});
+    check({64, 64, k, 4096, kGroup, kRow});
+    check({130, 260, k, k, kRow, kRow});
+    check({33, 40, k, 32, kGroup, kGroup});  // tiles
+    check({33, 40, k, 64, kGroup, kBlock128});
+    check({17, 20, k, 100, kGroup, kGroup});  // general
+    check({17, 20, k, 100, {kU8, 1, true, true}, kGroup});
+  }
+  // Small enough to be cut, large enough that every block of the device takes several items.
+  check({1024, 1100, 16384, 128, kGroup, kGroup}, {DType::F32, false, true});
+  check({1024, 1100, 16384, 16384, kRow, kRow}, {DType::F32, false, true});
+}
+
 GPU_TEST("cuda int gemm: every route gives the same bits") {
   for (const Case& t : {Case{70, 96, 1600, 1600, kRow, kRow},
                         {70, 96, 1600, 128, kGroup, kBlock128},
                         {70, 96, 1600, 32, {kI4}, kGroup}}) {
     check(t, {}, cuda::int_gemm_tiles);
     check(t, {}, cuda::int_gemm_general);
+    if (t.block % 128 == 0 || t.block == t.k) check(t, {}, cuda::int_gemm_wgmma);
+    if (t.block == t.k) check(t, {}, cuda::int_gemm_library);
   }
 }
 
@@ -214,10 +231,9 @@ GPU_TEST("cuda int gemm: results larger than one slab of int32 sums") {
   const std::int64_t m = 4100, n = 16400, k = 1536;
   const CodeOperand a = on_gpu(make(kRow, m, k, 1, 7)), b = on_gpu(make(kRow, n, k, 1, 8));
   REQUIRE(m * n > std::int64_t{1} << 26);
-  REQUIRE(route({m, n, k, k, kRow, kRow}) == cuda::IntGemmRoute::Library);
   Tensor whole = Tensor::empty({m, n}, DType::BF16, kGpu),
          tiles = Tensor::empty({m, n}, DType::BF16, kGpu);
-  by_route({whole, a, b, k, k, {}, false});
+  cuda::int_gemm_library({whole, a, b, k, k, {}, false});
   cuda::int_gemm_tiles({tiles, a, b, k, k, {}, false});
   check_bits(tiles.to(kCpu), whole);
 }
