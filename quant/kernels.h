@@ -33,6 +33,16 @@ NIBBLE_KERNEL(quant_decode, Tensor& y, const Tensor& codes, const Tensor& steps,
 NIBBLE_KERNEL(quant_roundtrip, Tensor& y, const Tensor& x, const Tensor& steps, const Tensor& zeros,
               const QuantSpec& spec, const RngKey& key)
 
+// The above in one pass where quant/one_pass.h allows it, all bits the same. Scales and codes of x
+// [rows, cols]; the values of its codes; scales and codes of xᵀ [cols, rows], for which `spec` is
+// stated, with the noise of x's own elements.
+NIBBLE_KERNEL(quant_row_runs, Tensor& codes, Tensor& scales, const Tensor& x, const QuantSpec& spec,
+              const RngKey& key)
+NIBBLE_KERNEL(quant_round_row_runs, Tensor& y, const Tensor& x, const QuantSpec& spec,
+              const RngKey& key)
+NIBBLE_KERNEL(quant_column_runs, Tensor& codes, Tensor& scales, const Tensor& x,
+              const QuantSpec& spec, const RngKey& key)
+
 // y [cols, rows] = xᵀ, elements of one byte.
 NIBBLE_KERNEL(quant_transpose, Tensor& y, const Tensor& x)
 // U4x2 [rows, cols + cols % 2] from and to one code a byte; the even column is the low nibble, the
@@ -48,13 +58,16 @@ struct CodeOperand {
   std::int64_t tile_rows = 1;
   bool is_signed = true;  // of U4x2 codes
 };
-// Contraction blocks that are added up one after the other. Those of a contraction of over 8192
-// codes (tokens, as a rule) form segments of 2048, so that a small result keeps a large device
-// busy.
-constexpr std::int64_t segment_blocks(std::int64_t k, std::int64_t block) {
-  const std::int64_t blocks = (k + block - 1) / block, segment = 2048 / block;
+// Contraction blocks of an [m, n] result that are added up one after the other. Those of a
+// contraction of over 8192 codes (tokens, as a rule) form segments, the shorter (to 2048 codes) the
+// smaller the result is, so that it keeps a large device busy.
+constexpr std::int64_t segment_blocks(std::int64_t m, std::int64_t n, std::int64_t k,
+                                      std::int64_t block) {
+  const std::int64_t blocks = (k + block - 1) / block;
   if (k <= 8192) return blocks;
-  return segment > 1 ? segment : 1;
+  const std::int64_t parts = (std::int64_t{1} << 24) / (m * n);
+  const std::int64_t codes = parts > 1 ? (k + parts - 1) / parts : k;
+  return ((codes > 2048 ? codes : 2048) + block - 1) / block;
 }
 // c [M, N] F32 or BF16, rows may be strided: c (+)= a·bᵀ (+ bias F32 [N], may be undefined). Each
 // contraction block of `block` codes is summed exactly in integers; zero points za and zb add

@@ -1,6 +1,8 @@
+#include <cstdint>
 #include <utility>
 
 #include "quant/kernels.h"
+#include "quant/one_pass.h"
 #include "quant/qtensor.h"
 #include "quant/scales.h"
 
@@ -25,8 +27,18 @@ void write_codes(QTensor& q, const Tensor& x, const RngKey& key) {
   NIBBLE_DISPATCH(x.device(), quant_pack(q.payload(), codes));
 }
 
+// The one-pass kernels count on whole 16-byte vectors.
+bool is_vectorized(const Tensor& x) {
+  return x.device() == kMeta || reinterpret_cast<std::uintptr_t>(x.raw()) % 16 == 0;
+}
+
 void write(QTensor& q, const Tensor& x, const RngKey& key) {
   if (x.numel() == 0) return;
+  if (x.dtype() != DType::F64 && is_vectorized(x) && is_vectorized(q.payload()) &&
+      has_row_runs(q.spec(), x.size(0), x.size(1))) {
+    NIBBLE_DISPATCH(x.device(), quant_row_runs(q.payload(), q.scales(), x, q.spec(), key));
+    return;
+  }
   Scales{q.scales(), q.zeros(), q.global_scale()}.compute(x, q.spec());
   write_codes(q, x, key);
 }
@@ -35,6 +47,12 @@ void write(QTensor& q, const Tensor& x, const RngKey& key) {
 
 QTensor quantize(const Tensor& x, const QuantSpec& spec, const RngKey& key, bool transposed) {
   const Tensor matrix = matrix_of("quantize", x);
+  if (transposed && x.dtype() != DType::F64 && is_vectorized(matrix) &&
+      has_column_runs(spec, matrix.size(0), matrix.size(1))) {
+    QTensor q = QTensor::empty(spec, matrix.size(1), matrix.size(0), matrix.device());
+    NIBBLE_DISPATCH(x.device(), quant_column_runs(q.payload(), q.scales(), matrix, spec, key));
+    return q;
+  }
   // Encoding in x's own orientation and turning the codes keeps the noise tied to x's elements.
   QTensor q =
       QTensor::empty(transposed ? spec.t() : spec, matrix.size(0), matrix.size(1), matrix.device());
@@ -86,6 +104,11 @@ Tensor fake_quantize(const Tensor& x, const QuantSpec& spec, const RngKey& key) 
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   if (x.numel() == 0) return y;
   Tensor flat = y.view(matrix.shape());
+  if (x.dtype() != DType::F64 && is_vectorized(matrix) &&
+      has_row_runs(spec, matrix.size(0), matrix.size(1))) {
+    NIBBLE_DISPATCH(x.device(), quant_round_row_runs(flat, matrix, spec, key));
+    return y;
+  }
   Scales scales = Scales::empty(spec, matrix.size(0), matrix.size(1), x.device());
   scales.compute(matrix, spec);
   NIBBLE_DISPATCH(x.device(),

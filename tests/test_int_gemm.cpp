@@ -81,8 +81,14 @@ std::vector<float> reference(const Codes& a, const Codes& b, std::int64_t block,
     for (std::int64_t j = 0; j < b.rows; ++j) {
       float f = 0, earlier = 0;
       for (std::int64_t s = 0; s < blocks; ++s) {
-        // Long contractions: sums of segments of as many blocks as 2048 codes hold, at least one.
-        if (a.k > 8192 && s % std::max<std::int64_t>(1, 2048 / block) == 0) {
+        // Long contractions: sums of segments of 2^24 products of m, n and part of k, but no
+        // shorter than 2048 codes, in whole blocks.
+        const double parts =
+            std::max(1.0, std::floor(16777216.0 / static_cast<double>(a.rows * b.rows)));
+        const double codes = std::max(2048.0, std::ceil(static_cast<double>(a.k) / parts));
+        const auto segment =
+            static_cast<std::int64_t>(std::ceil(codes / static_cast<double>(block)));
+        if (a.k > 8192 && s % segment == 0) {
           earlier += f;
           f = 0;
         }

@@ -188,7 +188,9 @@ TEST_CASE("recipe: presets for speed") {
   const char* block =
       "int8:group128:recip int8:block128:recip; int8:group128:sr:recip reuse; "
       "int8:group128:sr:recip int8:group128:recip; encoded";
-  CHECK(table("int8") == block);
+  CHECK(table("int8") ==
+        "int8:row:recip int8:row:recip; int8:row:sr:recip int8:row:recip; int8:group256:sr:recip "
+        "int8:group256:recip; encoded");
   CHECK(table("int8_block128") == block);
   CHECK(table("int8_rowwise") ==
         "int8:row:recip int8:row:recip; int8:row:sr:recip int8:row:recip; int8:row:sr:recip "

@@ -39,7 +39,7 @@ TEST_CASE("recipe text: items change one part each") {
   CHECK(recipes::parse("int8,wgrad=bf16") == recipes::parse("int8,wgrad=none"));
   CHECK(recipes::parse("int8,wgrad=none").linear.save == Save::Original);
   // The weight's codes, which dgrad had reused, stay.
-  CHECK(recipes::parse("int8,fprop=none").linear.dgrad.rhs.quant ==
+  CHECK(recipes::parse("int8_block128,fprop=none").linear.dgrad.rhs.quant ==
         parse_spec("int8:block128:recip"));
   CHECK(recipes::parse("int8,wgrad=none").linear.fprop == recipes::parse("int8").linear.fprop);
   CHECK(recipes::parse("none,fprop.rhs=int4:group128").linear.fprop.rhs.quant ==

@@ -129,7 +129,7 @@ Packed pack(const CodeOperand& x, std::int64_t begin, std::int64_t end, std::int
 struct Product {
   Packed packed_a, packed_b;
   Depth depth;
-  std::int64_t n, slab;  // slab: a's first packed row
+  std::int64_t m, n, slab;  // slab: a's first packed row
 
   const std::int32_t* panel(const Packed& x, std::int64_t index, std::int64_t rows) const {
     return x.words.data<std::int32_t>() + index * depth.all_pairs() * rows;
@@ -190,7 +190,7 @@ void Product::block_sums(float* part, std::int64_t row, std::int64_t col,
 // The rescaled tile at (row, col): f [kTileRows, kTileCols].
 void Product::tile(float* f, std::int64_t row, std::int64_t col) const {
   const std::int64_t blocks = depth.blocks();
-  const std::int64_t segment = segment_blocks(depth.k, depth.block);
+  const std::int64_t segment = segment_blocks(m, n, depth.k, depth.block);
   std::fill_n(f, kTile, 0.0f);
   std::array<float, kTile> part, earlier;  // sums of earlier segments
   for (std::int64_t block = 0; block < blocks; ++block) {
@@ -255,7 +255,7 @@ void int_gemm(Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_
   if (m == 0 || n == 0) return;
   const Depth depth{k, std::max<std::int64_t>(block, 1)};
   const bool symmetric = !a.zeros && !b.zeros;
-  Product p{{}, pack(b, 0, n, kTileCols, depth, symmetric), depth, n, 0};
+  Product p{{}, pack(b, 0, n, kTileCols, depth, symmetric), depth, m, n, 0};
   const float* add = bias ? bias.data<float>() : nullptr;
   for (; p.slab < m; p.slab += kSlab) {
     const std::int64_t end = std::min(p.slab + kSlab, m);

@@ -193,12 +193,13 @@ void run(const Problem& problem, const IntProduct& p) {
 
 void int_gemm_general(const IntProduct& p) {
   const std::int64_t block = std::min(p.block, p.k);
-  const Problem problem{operand_of(p.a, block),
-                        operand_of(p.b, block),
-                        static_cast<std::uint32_t>(p.k),
-                        static_cast<std::uint32_t>(block),
-                        static_cast<std::uint32_t>(p.blocks()),
-                        static_cast<std::uint32_t>(block > 0 ? segment_blocks(p.k, block) : 1)};
+  const Problem problem{
+      operand_of(p.a, block),
+      operand_of(p.b, block),
+      static_cast<std::uint32_t>(p.k),
+      static_cast<std::uint32_t>(block),
+      static_cast<std::uint32_t>(p.blocks()),
+      static_cast<std::uint32_t>(block > 0 ? segment_blocks(p.m(), p.n(), p.k, block) : 1)};
   const bool signed_a = problem.a.codes.payload != Payload::U8;
   const bool signed_b = problem.b.codes.payload != Payload::U8;
   if (signed_a && signed_b)

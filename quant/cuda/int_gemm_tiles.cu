@@ -147,8 +147,8 @@ void int_gemm_tiles(const IntProduct& product) {
   p.k = static_cast<std::uint32_t>(a.size(1));
   p.blocks = static_cast<std::uint32_t>(product.blocks());
   p.block_steps = static_cast<std::uint32_t>(ceil_div(product.block, kStep));
-  p.segment_steps = static_cast<std::uint32_t>(
-      ceil_div(segment_blocks(product.k, product.block) * product.block, kStep));
+  p.segment_steps = static_cast<std::uint32_t>(ceil_div(
+      segment_blocks(product.m(), product.n(), product.k, product.block) * product.block, kStep));
   p.short_blocks = std::min(product.block, product.k) <= 256;
   if (use_large(product.m(), product.n()))
     run_tiles<Large>(p, product);

@@ -406,14 +406,16 @@ void run(const IntProduct& product, std::int64_t segment) {
 }  // namespace wg
 
 void int_gemm_wgmma(const IntProduct& p) {
-  if (p.block >= p.k) {  // sums of integers may be cut anywhere
-    return wg::run<wg::Shape<256, wg::Blocks::Whole, false, 4>>(p, p.k > 8192 ? 2048 : p.k);
-  }
-  const std::int64_t segment = segment_blocks(p.k, p.block) * p.block;
-  if (p.block > wg::kStep) return wg::run<wg::Shape<192, wg::Blocks::Long, false, 4>>(p, segment);
+  const auto segment = [&](std::int64_t block) {
+    return segment_blocks(p.m(), p.n(), p.k, block) * block;
+  };
+  // Sums of integers may be cut anywhere.
+  if (p.block >= p.k) return wg::run<wg::Shape<256, wg::Blocks::Whole, false, 4>>(p, segment(128));
+  if (p.block > wg::kStep)
+    return wg::run<wg::Shape<192, wg::Blocks::Long, false, 4>>(p, segment(p.block));
   if (p.b.tile_rows % 64 == 0 || p.b.tile_rows >= p.n())
-    return wg::run<wg::Shape<128, wg::Blocks::Steps, true, 5>>(p, segment);
-  wg::run<wg::Shape<128, wg::Blocks::Steps, false, 5>>(p, segment);
+    return wg::run<wg::Shape<128, wg::Blocks::Steps, true, 5>>(p, segment(p.block));
+  wg::run<wg::Shape<128, wg::Blocks::Steps, false, 5>>(p, segment(p.block));
 }
 
 }  // namespace nibble::cuda

@@ -146,7 +146,8 @@ class OwnSteps {
 template <Quotients kQuotients, int N>
 class Division {
  public:
-  __device__ void set(const OwnSteps<N>& own) {
+  template <class Own>
+  __device__ void set(const Own& own) {
     easy_ = true;
 #pragma unroll
     for (int j = 0; j < N; ++j) {
@@ -161,8 +162,8 @@ class Division {
   }
 
   // y = x / step − zero; y may be x. kTellsTiny: also quotients near 0 are rounded once.
-  template <bool kTellsTiny, int V>
-  __device__ void operator()(const OwnSteps<N>& own, const float (&x)[V], float (&y)[V]) const {
+  template <bool kTellsTiny, class Own, int V>
+  __device__ void operator()(const Own& own, const float (&x)[V], float (&y)[V]) const {
     if constexpr (kQuotients == Quotients::Divide && !kTellsTiny) {
       if (easy_ && largest(x) <= 0x1p63f) {
 #pragma unroll

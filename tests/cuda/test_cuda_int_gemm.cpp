@@ -210,8 +210,10 @@ GPU_TEST("cuda int gemm: segments of a long contraction add up in order") {
     check({17, 20, k, 100, kGroup, kGroup});  // general
     check({17, 20, k, 100, {kU8, 1, true, true}, kGroup});
   }
+  check({2100, 2100, 8300, 256, kGroup, kGroup});  // segments of more than 2048 codes
   // Small enough to be cut, large enough that every block of the device takes several items.
   check({1024, 1100, 16384, 128, kGroup, kGroup}, {DType::F32, false, true});
+  check({1024, 1100, 16384, 256, kGroup, kGroup}, {DType::F32, false, true});
   check({1024, 1100, 16384, 16384, kRow, kRow}, {DType::F32, false, true});
 }
 

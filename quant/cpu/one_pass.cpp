@@ -1,0 +1,30 @@
+// The CPU halves of the one-pass kernels say what these equal: ranges, scales and codes apart.
+#include "quant/kernels.h"
+#include "quant/scales.h"
+
+namespace nibble::cpu {
+
+void quant_row_runs(Tensor& codes, Tensor& scales, const Tensor& x, const QuantSpec& spec,
+                    const RngKey& key) {
+  Scales{scales, {}, {}}.compute(x, spec);
+  quant_encode(codes, x, scales, {}, spec, key);
+}
+
+void quant_round_row_runs(Tensor& y, const Tensor& x, const QuantSpec& spec, const RngKey& key) {
+  Scales scales = Scales::empty(spec, x.size(0), x.size(1), x.device());
+  scales.compute(x, spec);
+  quant_roundtrip(y, x, scales.stored, {}, spec, key);
+}
+
+void quant_column_runs(Tensor& codes, Tensor& scales, const Tensor& x, const QuantSpec& spec,
+                       const RngKey& key) {
+  const QuantSpec own = spec.t();
+  Scales found = Scales::empty(own, x.size(0), x.size(1), x.device());
+  found.compute(x, own);
+  Tensor straight = Tensor::empty(x.shape(), codes.dtype(), x.device());
+  quant_encode(straight, x, found.stored, {}, own, key);
+  quant_transpose(codes, straight);
+  scales.copy_from(found.stored.t());
+}
+
+}  // namespace nibble::cpu

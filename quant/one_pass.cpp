@@ -1,0 +1,31 @@
+#include "quant/one_pass.h"
+
+namespace nibble {
+namespace {
+
+// What the kernels compute: symmetric integers of a byte, largest magnitudes, f32 steps whose floor
+// needs no other tile.
+bool is_plain(const QuantSpec& s) {
+  return s.format.is_integer() && !s.packed && s.symmetric && s.scale == ScaleType::F32 &&
+         s.arithmetic == Arithmetic::F32 && s.calibration.kind == Calibration::Kind::AbsMax &&
+         !s.floor.relative;
+}
+
+}  // namespace
+
+bool has_row_runs(const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
+  if (!is_plain(spec) || rows == 0 || cols == 0 || cols % 8 != 0) return false;
+  const Tile tile = spec.resolve(rows, cols);
+  if (tile.rows != 1 || cols % tile.cols != 0 || tile.cols % 8 != 0 || tile.cols > 4096)
+    return false;
+  // Shorter runs are shared by a power of two of threads, eight elements each.
+  return tile.cols >= 256 || (tile.cols & (tile.cols - 1)) == 0;
+}
+
+bool has_column_runs(const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
+  if (!is_plain(spec) || rows == 0 || cols == 0 || cols % 8 != 0 || rows % 16 != 0) return false;
+  const Tile tile = spec.resolve(cols, rows);
+  return tile.rows == 1 && (tile.cols == 128 || tile.cols == 256);
+}
+
+}  // namespace nibble
