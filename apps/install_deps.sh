@@ -4,6 +4,7 @@
 #   apps/install_deps.sh --check   only name what is missing; exit 1 if anything is
 #   apps/install_deps.sh --dev     also what contributors use: clang-format, clang-tidy, shellcheck
 #   apps/install_deps.sh --gpu     also the headers that attention on cuDNN needs, from PyPI, into .deps/
+#   apps/install_deps.sh --browser also chromium, in which a test looks at reports
 set -euo pipefail
 
 packages=(
@@ -15,7 +16,7 @@ packages=(
 developer_packages=(clang-format clang-tidy shellcheck)
 
 usage() {
-  sed -n '2,6s/^# \{0,1\}//p' "$0"
+  sed -n '2,7s/^# \{0,1\}//p' "$0"
   exit "$1"
 }
 
@@ -24,6 +25,7 @@ for argument in "$@"; do
   case "$argument" in
     --check) check_only=1 ;;
     --dev) packages+=("${developer_packages[@]}") ;;
+    --browser) packages+=(chromium) ;;
     --gpu)
       gpu=1
       packages+=(python3-pip)

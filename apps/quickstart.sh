@@ -105,4 +105,5 @@ echo
 echo "a sample of the int8 model:"
 "$nibble" generate --checkpoint "$out/int8" --prompt "$prompt" --tokens 300 --device "$device" 2>> "$log"
 echo
-say "done; runs, checkpoints and metrics are in $out"
+"$nibble" report "$out" --output "$out/report.html" 2>&1 | tee -a "$log"
+say "done; runs, checkpoints and metrics are in $out, the report is $out/report.html"

@@ -123,6 +123,7 @@ if ! apps/install_deps.sh; then
 elif [[ "$mode" == gpu ]]; then
   cuda_stage
 else
+  apps/install_deps.sh --browser || echo "no chromium: reports are not looked at in a browser"
   check_script layout python3 tests/check_layout.py
   check_script scripts python3 tests/test_scripts.py
   check_format

@@ -64,6 +64,8 @@ int parse_and_run(int argc, char** argv) {
   add_recipes(line);
   add_import(line);
   add_export(line);
+  add_compare(line);
+  add_report(line);
   // CLI11 would only say that a subcommand is missing.
   std::vector<std::string> names;
   for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());

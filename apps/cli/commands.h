@@ -23,6 +23,8 @@ void add_generate(CommandLine& line);
 void add_recipes(CommandLine& line);
 void add_import(CommandLine& line);
 void add_export(CommandLine& line);
+void add_compare(CommandLine& line);
+void add_report(CommandLine& line);
 
 // --device and --threads, which most commands have.
 struct Machinery {

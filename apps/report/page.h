@@ -1,0 +1,22 @@
+// One self-contained HTML page over runs: it needs no network and no script to be read.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "apps/report/groups.h"
+
+namespace nibble::report {
+
+std::string page(const std::vector<RunRecord>& runs, const std::optional<Table>& table);
+
+// Its parts (tables.cpp, heat_map.cpp).
+std::string summary_table(const std::vector<RunRecord>& runs);
+std::string verdict_table(const Table& table);
+std::string strata_table(const std::vector<RunRecord>& runs);
+std::string config_table(const std::vector<RunRecord>& runs);
+// Quantization telemetry of one run: a map of modules by steps for each measure; "" without any.
+std::string telemetry_section(const RunRecord& run, std::size_t index);
+
+}  // namespace nibble::report

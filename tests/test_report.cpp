@@ -1,0 +1,201 @@
+// Statistics of paired runs, grouping, and the parts of the page.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <fstream>
+
+#include "apps/report/charts.h"
+#include "apps/report/page.h"
+#include "tensor/check.h"
+#include "tests/temp_dir.h"
+
+using namespace nibble;
+using namespace nibble::report;
+
+namespace {
+
+std::vector<Pair> pairs(const std::vector<double>& differences) {
+  std::vector<Pair> out;
+  for (std::size_t i = 0; i < differences.size(); ++i)
+    out.push_back({i + 1, 3.0, 3.0 + differences[i], false});
+  return out;
+}
+
+// A finished run of `steps` steps that ends at `loss`.
+void write_run(const std::filesystem::path& path, const std::string& recipe, int seed, double loss,
+               int steps = 10, const std::string& extra = "") {
+  std::filesystem::create_directories(path);
+  std::ofstream(path / "run.json")
+      << R"({"sessions":[{"start_time":"t","data_hash":"d","config":{"recipe":")" << recipe
+      << R"(","trainer":{"seed":)" << seed
+      << R"(,"steps":10,"lr":0.001},"optimizer":{"type":"adamw"}}}]})";
+  std::ofstream out(path / "metrics.jsonl");
+  for (int s = 1; s <= steps; ++s)
+    out << R"({"step":)" << s << R"(,"loss":)" << 5.0 - s * 0.1
+        << R"(,"lr":0.001,"grad_norm":1,"tokens_per_second":100,"tokens":)" << s * 50
+        << R"(,"memory_peak":1073741824,"skipped":0})"
+        << "\n";
+  out << R"({"step":)" << steps << R"(,"val_loss":)" << loss << R"(,"val_bits_per_byte":1.5})"
+      << "\n";
+  out << extra;
+}
+
+}  // namespace
+
+TEST_CASE("report: Student's t against published quantiles") {
+  // One-sided 95 % and 97.5 %, from standard tables.
+  for (const auto& [df, t95, t975] : {std::tuple{1.0, 6.3138, 12.7062},
+                                      {2.0, 2.9200, 4.3027},
+                                      {4.0, 2.1318, 2.7764},
+                                      {9.0, 1.8331, 2.2622},
+                                      {30.0, 1.6973, 2.0423},
+                                      {1000.0, 1.6464, 1.9623}}) {
+    CHECK(student_quantile(0.95, df) == doctest::Approx(t95).epsilon(1e-4));
+    CHECK(student_quantile(0.975, df) == doctest::Approx(t975).epsilon(1e-4));
+    CHECK(student_quantile(0.05, df) == doctest::Approx(-t95).epsilon(1e-4));
+    CHECK(student_cdf(t95, df) == doctest::Approx(0.95).epsilon(1e-5));
+  }
+  CHECK(student_cdf(0, 3) == doctest::Approx(0.5));
+  // df = 1 is Cauchy's, df = 2 has a closed form.
+  CHECK(student_cdf(1, 1) == doctest::Approx(0.75));
+  CHECK(student_cdf(1, 2) == doctest::Approx(0.5 + 0.5 / std::sqrt(3.0)));
+}
+
+TEST_CASE("report: bounds and verdicts of paired differences") {
+  const Comparison c = compare({pairs({0.0342, -0.0020, 0.0236})}, 0.02).front();
+  CHECK(c.mean == doctest::Approx(0.0186));
+  CHECK(c.lower == doctest::Approx(-0.01275).epsilon(1e-3));
+  CHECK(c.upper == doctest::Approx(0.04995).epsilon(1e-3));
+  CHECK(c.verdict == Verdict::NotDistinguished);
+  CHECK(compare({pairs({0.01, 0.011, 0.009})}, 0.02).front().verdict == Verdict::Within);
+  CHECK(compare({pairs({0.1, 0.11, 0.09})}, 0.02).front().verdict == Verdict::Worse);
+  CHECK(compare({pairs({0.1, 0.11})}, 0.02).front().verdict == Verdict::TooFew);
+  // A margin of 0.01 wants five pairs.
+  CHECK(compare({pairs({0, 0.001, 0.002})}, 0.01).front().verdict == Verdict::TooFew);
+  CHECK(compare({pairs({0, 0.001, 0.002, 0, 0.001})}, 0.01).front().verdict == Verdict::Within);
+  auto failed = pairs({0.01, 0.011, 0.009});
+  failed[1].failed = true;
+  CHECK(compare({failed}, 0.02).front().verdict == Verdict::Failed);
+  CHECK(std::isnan(compare({pairs({0.1})}, 0.02).front().upper));
+}
+
+TEST_CASE("report: Holm's correction over a table") {
+  // p = 0.037 is worse alone, but not as one of two with another that is not.
+  const std::vector<double> weak{0.05, 0.025, 0.075}, none{0.01, -0.02, 0.012};
+  REQUIRE(compare({pairs(weak)}, 0.02).front().p_worse == doctest::Approx(0.0371).epsilon(1e-4));
+  CHECK(compare({pairs(weak)}, 0.02).front().verdict == Verdict::Worse);
+  CHECK(compare({pairs(weak), pairs(none)}, 0.02).front().verdict == Verdict::NotDistinguished);
+  const auto both = compare({pairs(weak), pairs({0.5, 0.51, 0.49})}, 0.02);
+  CHECK(both[0].verdict == Verdict::Worse);  // the other's p is small: this one is tested at 0.05
+  CHECK(both[1].verdict == Verdict::Worse);
+}
+
+TEST_CASE("report: runs form groups, and only pairs count") {
+  const test::TempDir dir;
+  for (int seed = 1; seed <= 3; ++seed) {
+    write_run(dir / fmt::format("base-{}", seed), "none", seed, 2.8 + seed * 0.01);
+    write_run(dir / fmt::format("int8-{}", seed), "int8", seed, 2.81 + seed * 0.01);
+    write_run(dir / fmt::format("bad-{}", seed), "a4", seed, 2.95 + seed * 0.0101);
+  }
+  write_run(dir / "int8-4", "int8", 4, 2.9);     // no partner
+  write_run(dir / "half-1", "int4", 1, 2.9, 4);  // not finished
+  const auto runs = read_runs({(dir / "").string()});
+  REQUIRE(runs.size() == 11);
+  const Table t = compare_runs(runs, {.baseline = "", .control = "bad-2", .margin = 0.02});
+  CHECK(t.baseline.label == "recipe=none");
+  REQUIRE(t.groups.size() == 2);
+  CHECK(t.groups[0].label == "recipe=a4");
+  CHECK(t.comparisons[0].verdict == Verdict::Worse);
+  CHECK(t.groups[1].label == "recipe=int8");
+  CHECK(t.comparisons[1].verdict == Verdict::Within);
+  CHECK(t.comparisons[1].pairs.size() == 3);
+  REQUIRE(t.notes.size() == 2);
+  CHECK(t.notes[0] == "half-1 is left out: stopped at step 4 of 10");
+  CHECK(t.notes[1] == "int8-4 is left out: the baseline has no finished run of seed 4");
+  CHECK(compare_runs(runs, {.baseline = "", .control = "int8-1", .margin = 0.02}).notes.back() ==
+        "the positive control is not shown to be worse: this table shows nothing");
+  CHECK_THROWS_WITH(
+      compare_runs(runs, {.baseline = "nobody", .control = "", .margin = 0.02}),
+      doctest::Contains("--baseline: got 'nobody', expected the name of one of the runs: "));
+  const std::vector<RunRecord> alike{runs[0], runs[1]};
+  CHECK_THROWS_AS(compare_runs(alike, {}), Error);
+}
+
+TEST_CASE("report: a run is read as far as it is whole") {
+  const test::TempDir dir;
+  write_run(
+      dir / "a", "int8", 1, 2.8, 10,
+      "not json\n"
+      R"({"step":10,"module":"h.0","role":"fprop.lhs","absmax":3,"clipped":0.1,"flushed":0.2,)"
+      R"("sqnr_db":31.5,"elements":8})"
+      "\n"
+      R"({"step":10,"loss":nu)");
+  const RunRecord r = read_run(dir / "a");
+  CHECK(r.status == Status::Finished);
+  CHECK(r.train.size() == 10);
+  CHECK(r.train.back().seconds == doctest::Approx(5));
+  CHECK(r.median_speed() == 100);
+  CHECK(r.peak_memory() == 1073741824);
+  REQUIRE(r.problems.size() == 1);
+  CHECK(r.problems[0] == "metrics.jsonl line 12 is damaged and left out");
+  CHECK(r.telemetry.at({"h.0", "fprop.lhs"}).front().sqnr == 31.5);
+  CHECK_THROWS_WITH(read_runs({(dir / "none").string()}), doctest::Contains("no such folder"));
+  std::filesystem::create_directories(dir / "empty" / "inner");
+  CHECK_THROWS_WITH(read_runs({(dir / "empty").string()}),
+                    doctest::Contains("holds no run, nor does a folder in it"));
+}
+
+TEST_CASE("report: long curves are thinned without losing extremes or gaps") {
+  Series s{.name = "x", .x = {}, .y = {}};
+  for (int i = 0; i < 100000; ++i) {
+    s.x.push_back(i);
+    s.y.push_back(std::sin(i * 0.001));
+  }
+  s.y[54321] = 40;
+  s.y[777] = -40;
+  s.y[99000] = NAN;
+  const Series t = thinned(s, 300);
+  CHECK(t.x.size() <= 600);
+  CHECK(std::ranges::count(t.y, 40.0) == 1);
+  CHECK(std::ranges::count(t.y, -40.0) == 1);
+  CHECK(std::ranges::count_if(t.y, [](double y) { return std::isnan(y); }) == 1);
+  CHECK(std::ranges::is_sorted(t.x));
+  CHECK(thinned({.name = "y", .x = {1, 2}, .y = {3, 4}}, 300).x.size() == 2);
+}
+
+TEST_CASE("report: ticks are round and numbers short") {
+  CHECK(ticks(0, 10, 5) == std::vector<double>{0, 2, 4, 6, 8, 10});
+  CHECK(ticks(-0.3, 0.3, 3) == std::vector<double>{-0.2, 0, 0.2});
+  CHECK(short_number(123456) == "123.5k");
+  CHECK(short_number(5e7) == "50M");
+  CHECK(short_number(0.0006) == "0.0006");
+  CHECK(short_number(NAN) == "–");
+}
+
+TEST_CASE("report: what runs say is text, never markup") {
+  const test::TempDir dir;
+  const std::string nasty = "<script>alert(1)</script>'&";
+  write_run(dir / "a", nasty, 1, 2.8);
+  auto runs = read_runs({(dir / "a").string()});
+  runs[0].name = nasty;
+  runs[0].problems.push_back(nasty);
+  runs[0].telemetry[{nasty, nasty}].push_back({1, 1, 1, 1, 1});
+  runs[0].validation.back().strata[nasty] = 1;
+  const std::string html = page(runs, std::nullopt);
+  CHECK(html.find("<script>alert") == std::string::npos);
+  CHECK(html.find("&lt;script&gt;alert(1)&lt;/script&gt;&#39;&amp;") != std::string::npos);
+  CHECK(html.find("http") == html.find("http-equiv"));  // and no address but SVG's name
+  CHECK(escape("a\"b\x01") == "a&quot;b ");
+}
+
+TEST_CASE("report: a hundred thousand steps of ten runs stay small") {
+  std::vector<RunRecord> runs(10);
+  for (std::size_t r = 0; r < runs.size(); ++r) {
+    runs[r].name = fmt::format("run {}", r);
+    runs[r].config = Json{{"recipe", "none"}};
+    for (int i = 0; i < 100000; ++i)
+      runs[r].train.push_back({i, i * 1.0, i * 0.1, 3 + std::cos(i * 0.37), 1,
+                               1 + std::sin(i * 0.7), 100 + std::sin(i * 1.1), 1e9});
+  }
+  CHECK(page(runs, std::nullopt).size() < 3 << 20);
+}
