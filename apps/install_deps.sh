@@ -5,6 +5,7 @@
 #   apps/install_deps.sh --dev     also what contributors use: clang-format, clang-tidy, shellcheck
 #   apps/install_deps.sh --gpu     also the headers that attention on cuDNN needs, from PyPI, into .deps/
 #   apps/install_deps.sh --browser also chromium, in which a test looks at reports
+#   apps/install_deps.sh --fuzz    also clang, which fuzzes the parsers
 set -euo pipefail
 
 packages=(
@@ -16,7 +17,7 @@ packages=(
 developer_packages=(clang-format clang-tidy shellcheck)
 
 usage() {
-  sed -n '2,7s/^# \{0,1\}//p' "$0"
+  sed -n '2,8s/^# \{0,1\}//p' "$0"
   exit "$1"
 }
 
@@ -26,6 +27,7 @@ for argument in "$@"; do
     --check) check_only=1 ;;
     --dev) packages+=("${developer_packages[@]}") ;;
     --browser) packages+=(chromium) ;;
+    --fuzz) packages+=(clang libclang-rt-dev) ;;
     --gpu)
       gpu=1
       packages+=(python3-pip)

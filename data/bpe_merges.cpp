@@ -34,7 +34,9 @@ void BpeMerges::apply(std::vector<std::int32_t>& symbols, Scratch& scratch) cons
   const std::size_t count = symbols.size();
   if (count < 2) return;
   NIBBLE_CHECK(count < kEnd, "tokenizer", "got a word of {} bytes expected less than 4 GiB", count);
-  auto& [previous, next, ranks, heap] = scratch;
+  auto &previous = scratch.previous, &next = scratch.next;
+  auto& ranks = scratch.rank;
+  auto& heap = scratch.heap;
   previous.resize(count);
   next.resize(count);
   ranks.resize(count);  // of the pair that starts at the position

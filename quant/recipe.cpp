@@ -112,7 +112,7 @@ void validate(const Recipe& r) {
                  pattern);
     const bool repeated =
         std::any_of(r.overrides.begin(), r.overrides.begin() + static_cast<std::ptrdiff_t>(i),
-                    [&](const auto& other) { return other.first == pattern; });
+                    [&, &name = pattern](const auto& other) { return other.first == name; });
     NIBBLE_CHECK(!repeated, kOp, "{}: layer pattern '{}' appears twice", r.name, pattern);
     validate(linear);
   }

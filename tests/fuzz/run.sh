@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Fuzzes every parser; ends with `N passed, N failed, N skipped`, one for each target.
+#   tests/fuzz/run.sh [--seconds N] [--jobs N]    N seconds a target (10), N at a time (the cores)
+# Needs clang (apps/install_deps.sh --fuzz). Inputs that break a target, and new ones that reach new code, are left in
+# build-test/fuzz-found/TARGET.
+set -uo pipefail
+cd "$(dirname "$0")/../.." || exit 1
+
+seconds=10 jobs="$(nproc)"
+while (($#)); do
+  case "$1" in
+    --seconds) seconds="$2" ;;
+    --jobs) jobs="$2" ;;
+    *)
+      echo "fuzz: unknown option: got '$1', expected --seconds N or --jobs N" >&2
+      exit 2
+      ;;
+  esac
+  shift 2
+done
+
+targets=(safetensors checkpoint tokenizer text shards config)
+if ! command -v clang++ > /dev/null; then
+  echo "no clang++ here: nothing is fuzzed"
+  echo "0 passed, 0 failed, ${#targets[@]} skipped"
+  exit 0
+fi
+build=build-test/fuzz found="$PWD/build-test/fuzz-found"
+launcher=()
+command -v ccache > /dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+if ! { cmake -S . -B "$build" -G Ninja "${launcher[@]}" -DCMAKE_CXX_COMPILER=clang++ -DNIBBLE_CUDA=OFF -DNIBBLE_FUZZ=ON \
+  -DNIBBLE_SANITIZE=fuzzer-no-link,address,undefined -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE="-O1 -g1" &&
+  cmake --build "$build" --parallel "$jobs" --target "${targets[@]/#/fuzz_}"; }; then
+  echo "the fuzz targets do not build"
+  echo "0 passed, ${#targets[@]} failed, 0 skipped"
+  exit 1
+fi
+
+fuzz() { # TARGET
+  mkdir -p "$found/$1"
+  # 5 seconds or 1 GiB for an input of at most 64 KiB are findings as well.
+  if timeout $((seconds + 60)) "$build/tests/fuzz_$1" "$found/$1" "tests/fuzz/corpus/$1" -max_total_time="$seconds" \
+    -max_len=65536 -timeout=5 -rss_limit_mb=1024 -artifact_prefix="$found/$1/" > "$found/$1.log" 2>&1; then
+    echo "$1: $(tail -n 1 "$found/$1.log")"
+  else
+    echo "$1: a finding"
+    tail -n 40 "$found/$1.log"
+    touch "$found/$1.failed"
+  fi
+}
+rm -f "$found"/*.failed
+for target in "${targets[@]}"; do
+  while (($(jobs -r | wc -l) >= jobs)); do wait -n; done
+  fuzz "$target" &
+done
+wait
+failed="$(find "$found" -maxdepth 1 -name '*.failed' | wc -l)"
+echo "$((${#targets[@]} - failed)) passed, $failed failed, 0 skipped"
+((failed == 0))
