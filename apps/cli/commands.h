@@ -25,6 +25,7 @@ void add_import(CommandLine& line);
 void add_export(CommandLine& line);
 void add_compare(CommandLine& line);
 void add_report(CommandLine& line);
+void add_inspect(CommandLine& line);
 
 // --device and --threads, which most commands have.
 struct Machinery {

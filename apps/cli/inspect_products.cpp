@@ -1,0 +1,129 @@
+#include "apps/cli/inspect_products.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "quant/product.h"
+#ifdef NIBBLE_CUDA_BACKEND
+#include "quant/cuda/int_gemm.h"
+#endif
+
+namespace nibble::cli {
+namespace {
+
+struct Layer {
+  std::string path;
+  LinearRecipe recipe;
+  std::int64_t in, out;
+};
+
+// The spec that an operand has in its product; those that are reused, of fprop's codes transposed.
+std::optional<QuantSpec> spec_of(const Encoding& e, const Encoding& forward) {
+  if (e.source == Source::ReuseForward && forward.quant) return forward.quant->t();
+  return e.quant;
+}
+
+std::string text_of(const Encoding& e) {
+  if (e.custom) return e.custom->name();
+  if (e.source == Source::ReuseForward) return "reuse";
+  return e.quant ? to_string(*e.quant) : "-";
+}
+
+// Asks what the kernels ask themselves.
+void name_kernel(ProductRow& row, const QuantSpec& a, const QuantSpec& b, Device device) {
+  const std::int64_t block = contraction_block(a, b, row.k);
+  const std::string scales =
+      block >= row.k ? "one scale over the contraction" : fmt::format("blocks of {}", block);
+  if (a.format.is_float()) {
+    row.kernel = fmt::format("codes decoded to f32, f32 products ({})", scales);
+    row.fallback = true;
+    return;
+  }
+  if (device.is_cpu()) {
+    row.kernel = fmt::format("cpu integer product ({})", scales);
+    return;
+  }
+#ifdef NIBBLE_CUDA_BACKEND
+  const cuda::IntGemmRoute route = cuda::int_gemm_route(
+      {row.m, row.n, row.k, block, a.payload(), b.payload(), !a.symmetric || !b.symmetric});
+  row.kernel = fmt::format("{} ({}{})", cuda::to_string(route), scales,
+                           a.symmetric && b.symmetric ? "" : ", zero points");
+  row.fallback = route == cuda::IntGemmRoute::General;
+#else
+  row.kernel =
+      fmt::format("gpu integer product, route not known to a build without CUDA ({})", scales);
+#endif
+}
+
+ProductRow product_row(const Layer& layer, const char* name, const GemmRecipe& p, std::int64_t m,
+                       std::int64_t n, std::int64_t k, const std::string& compute, Device device) {
+  ProductRow row{layer.path, name, m, n, k, text_of(p.lhs), text_of(p.rhs), "dense", "", false};
+  const GemmRecipe& forward = layer.recipe.fprop;
+  const auto a = spec_of(p.lhs, forward.lhs);
+  const auto b = spec_of(p.rhs, std::string_view(name) == "wgrad" ? forward.lhs : forward.rhs);
+  if (p.empty()) {
+    row.kernel = compute + " product";
+  } else if (p.mode == Mode::Real && a && b) {
+    row.mode = "real";
+    name_kernel(row, *a, *b, device);
+  } else {
+    row.mode = "simulated";
+    row.kernel = fmt::format("operands decoded, {} product", compute);
+  }
+  return row;
+}
+
+// "blocks.3.mlp.fc1" → "blocks.*.mlp.fc1"
+std::string kind_of(const std::string& path) {
+  if (!path.starts_with("blocks.")) return path;
+  const std::size_t rest = path.find('.', 7);
+  return rest == std::string::npos ? path : "blocks.*" + path.substr(rest);
+}
+
+}  // namespace
+
+std::vector<ProductRow> product_rows(LanguageModel& model, const train::TrainConfig& config,
+                                     Device device, bool all) {
+  std::vector<Layer> layers;
+  bool has_head = false;
+  std::int64_t width = 0;
+  for_each_module(model, [&](Module& m) {
+    if (const auto* linear = dynamic_cast<const Linear*>(&m)) {
+      const Shape& shape = linear->weight.shape();
+      layers.push_back({m.path(), linear->recipe, shape[1], shape[0]});
+      has_head |= m.path() == "lm_head";
+      if (width == 0) width = shape[1];
+    }
+  });
+  // A tied head is no module: the embedding's table serves it.
+  if (!has_head && width > 0)
+    layers.push_back(
+        {"lm_head", recipes::parse(config.recipe).at("lm_head"), width, model.vocab()});
+
+  const std::int64_t length = config.data.sequence ? config.data.sequence : model.context();
+  const std::int64_t tokens = config.trainer.batch * length;
+  std::vector<ProductRow> rows;
+  std::vector<std::pair<std::string, LinearRecipe>> seen;
+  for (Layer& layer : layers) {
+    if (!all) {
+      // Blocks whose recipe is overridden stay apart.
+      const std::pair<std::string, LinearRecipe> kind{kind_of(layer.path), layer.recipe};
+      if (std::find(seen.begin(), seen.end(), kind) != seen.end()) continue;
+      const bool other = std::any_of(seen.begin(), seen.end(),
+                                     [&](const auto& s) { return s.first == kind.first; });
+      seen.push_back(kind);
+      if (!other) layer.path = kind.first;
+    }
+    const auto add = [&](const char* name, const GemmRecipe& p, std::int64_t m, std::int64_t n,
+                         std::int64_t k) {
+      rows.push_back(product_row(layer, name, p, m, n, k, config.model.compute, device));
+    };
+    add("fprop", layer.recipe.fprop, tokens, layer.out, layer.in);
+    add("dgrad", layer.recipe.dgrad, tokens, layer.in, layer.out);
+    add("wgrad", layer.recipe.wgrad, layer.out, layer.in, tokens);
+  }
+  return rows;
+}
+
+}  // namespace nibble::cli

@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""nibble inspect: a configuration's meaning, a file's content, and every damage. `test_inspect.py NIBBLE`."""
+import json
+import math
+import pathlib
+import shutil
+import struct
+import tempfile
+
+from cli_testing import SMALL, Case, main, make_tokens, nibble, write_config
+
+
+def split(data):
+    """(header as JSON, the data section) of a safetensors file."""
+    size = struct.unpack("<Q", data[:8])[0]
+    return json.loads(data[8:8 + size]), data[8 + size:]
+
+
+def join(header, data):
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+class Inspect(Case):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = pathlib.Path(tempfile.mkdtemp())
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        cls.tokens = make_tokens(cls.folder)
+        cls.config = write_config(cls.folder / "small.jsonnet", SMALL | {"data": {"path": str(cls.tokens)}})
+        cls.whole = cls.folder / "run"
+        done = nibble("train", "--config", cls.config, "--output", cls.whole, "--set", "recipe=int8")
+        assert done.returncode == 0, done.stderr
+        cls.newest = max((cls.whole / "checkpoints").glob("*.safetensors"))
+
+    def inspect(self, *arguments):
+        return json.loads(self.ok("inspect", *arguments, "--json"))
+
+    def damaged(self, data, pattern):
+        """Exit 1 with one line; what is readable is listed all the same. Returns the JSON."""
+        file = self.folder / "damaged.safetensors"
+        file.write_bytes(data)
+        done = nibble("inspect", file, "--stats", "--json")
+        self.assertEqual(done.returncode, 1)
+        lines = done.stderr.decode().splitlines()
+        self.assertEqual(len(lines), 1, lines)
+        self.assertRegex(lines[0], "^nibble: error: inspect: .*" + pattern)
+        report = json.loads(done.stdout)
+        self.assertFalse(report["intact"])
+        self.assertEqual(nibble("inspect", file, "--stats").returncode, 1)
+        return report
+
+    # Files of tensors.
+    def test_checkpoint(self):
+        report = self.inspect(self.whole)
+        self.assertEqual(report, self.inspect(self.newest))
+        self.assertTrue(report["intact"] and report["checksummed"])
+        self.assertEqual((report["state"]["step"], report["state"]["processor"]), (6, "cpu"))
+        header, _ = split(self.newest.read_bytes())
+        header.pop("__metadata__")
+        self.assertEqual({t["name"]: t["shape"] for t in report["tensors"]},
+                         {name: t["shape"] for name, t in header.items()})
+        text = self.ok("inspect", self.whole, "--stats")
+        self.assertRegex(text, "state +intact")
+        self.assertEqual(text, self.ok("inspect", self.whole, "--stats"))
+
+    def test_statistics(self):
+        values = [0.0, -1.0, 3.0, math.nan, math.inf, 0.0]
+        file = self.folder / "values.safetensors"
+        header = {"f": {"dtype": "F32", "shape": [6], "data_offsets": [0, 24]},
+                  "codes": {"dtype": "I8", "shape": [3], "data_offsets": [24, 27]},
+                  "small": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [27, 29]},
+                  "none": {"dtype": "BF16", "shape": [0], "data_offsets": [29, 29]}}
+        file.write_bytes(join(header, struct.pack("<6f", *values) + struct.pack("<3b", -128, 0, 127) + b"\x38\xb8"))
+        stats = {t["name"]: t["stats"] for t in self.inspect(file, "--stats")["tensors"]}
+        self.assertEqual({k: v for k, v in stats["f"].items() if k != "histogram"},
+                         {"count": 6, "min": -1, "max": 3, "mean": 0.5, "rms": math.sqrt(2.5), "absmax": 3, "zeros": 2,
+                          "not_finite": 2})
+        self.assertEqual(stats["f"]["histogram"], [1, 0, 0, 0, 2] + [0] * 10 + [1])
+        self.assertEqual((stats["codes"]["min"], stats["codes"]["absmax"]), (-128, 128))
+        self.assertEqual((stats["small"]["min"], stats["small"]["max"]), (-1, 1))
+        self.assertEqual((stats["none"]["count"], sum(stats["none"]["histogram"])), (0, 0))
+
+    def test_damage(self):
+        data = self.newest.read_bytes()
+        header, body = split(data)
+        names = [name for name in header if name != "__metadata__"]
+        flipped = bytearray(data)
+        flipped[-5] ^= 1
+        self.assertEqual(len(self.damaged(bytes(flipped), "is corrupt: got checksum")["tensors"]), len(names))
+        report = self.damaged(data[:-len(body) // 2], "truncated or corrupt")
+        faults = [t["fault"] for t in report["tensors"]]
+        self.assertEqual(len(faults), len(names))
+        self.assertTrue(any(f is None for f in faults) and any(f and "beyond the end" in f for f in faults), faults)
+        for content, pattern in ((b"", "expected at least a header length"), (data[:5], "expected at least"),
+                                 (data[:100], "got a header of"), (struct.pack("<Q", 2 ** 63) + data[8:], "got a header"),
+                                 (data[:8] + b"x" + data[9:], "not a JSON object")):
+            self.assertEqual(self.damaged(content, pattern)["tensors"], [])
+        first = names[0]
+        for change, pattern, fault in (
+                ({"dtype": "F77"}, "not supported", "not known"), ({"shape": [-1]}, "impossible", "impossible"),
+                ({"shape": [2 ** 62, 2 ** 62]}, "impossible", "impossible"), ({"shape": 3}, "", None),
+                ({"data_offsets": [8, 4]}, "truncated or corrupt", "ends before"),
+                ({"data_offsets": [-8, 4]}, "", None), ({"shape": [1]}, "bytes, expected", "its shape needs"),
+                ({"data_offsets": "x"}, "needs two data_offsets", "malformed")):
+            with self.subTest(change=change):
+                report = self.damaged(join(header | {first: header[first] | change}, body), pattern)
+                entry = next(t for t in report["tensors"] if t["name"] == first)
+                self.assertIsNotNone(entry["fault"])
+                if fault:
+                    self.assertIn(fault, entry["fault"])
+        twin = header | {"twin": header[first]}
+        self.assertIn("overlaps", [t["fault"] for t in self.damaged(join(twin, body), "overlap")["tensors"]][-1])
+
+    # Configurations.
+    def test_config(self):
+        report = self.inspect(self.config, "--set", "recipe=int8")
+        width, tokens = 16, 4 * 16
+        block = [p for p in report["parameters"] if p["name"] == "blocks.0"]
+        self.assertEqual([p["count"] for p in block], [12 * width * width + 13 * width])
+        qkv = {p["product"]: p for p in report["products"] if p["layer"] == "blocks.*.attn.qkv"}
+        self.assertEqual([(p["m"], p["n"], p["k"]) for p in qkv.values()],
+                         [(tokens, 48, 16), (tokens, 16, 48), (48, 16, tokens)])
+        self.assertEqual({p["mode"] for p in qkv.values()}, {"real"})
+        memory = report["memory"]
+        self.assertEqual(memory["parameters"], sum(p["bytes"] for p in report["parameters"]))
+        self.assertEqual(memory["peak"], sum(memory[k] for k in ("parameters", "gradients", "optimizer",
+                                                                 "activations_and_workspaces")))
+        plain = self.inspect(self.config)
+        self.assertEqual({p["mode"] for p in plain["products"]}, {"dense"})
+        every = self.inspect(self.config, "--set", "model.layers=2", "--all")
+        self.assertIn("blocks.1.mlp.fc1", {p["layer"] for p in every["products"]})
+        text = self.ok("inspect", self.config, "--set", "recipe=fp8_tensorwise")
+        self.assertLessEqual(max(map(len, text.splitlines())), 100)
+
+    def test_fits(self):
+        """The largest batch fits, by the same plan, and one more does not."""
+        peak = [self.inspect(self.config, "--set", f"trainer.batch={b}")["memory"]["peak"] for b in (5, 6)]
+        fits = lambda limit: self.inspect(self.config, "--memory", limit)["fits"]["batches"][0]["batch"]
+        self.assertEqual([fits(peak[0]), fits(peak[1] - 1), fits(peak[1]), fits("1KiB")], [5, 5, 6, 0])
+
+    def test_without_data(self):
+        report = self.inspect("gpt2.jsonnet", "--device", "cuda")
+        self.assertEqual(sum(p["count"] for p in report["parameters"]), 124475904)
+        broken = self.folder / "broken.jsonnet"
+        for pattern, text in ((r"^config: .*broken.jsonnet:1", "{ model: "), (r"^config: .*object", "[1]"),
+                              (r"unknown key", '{"modle": 1}'), (r"vocabulary is not known", "{}")):
+            broken.write_text(text)
+            self.fails(pattern, "inspect", broken)
+
+    def test_bad_input(self):
+        for pattern, *arguments in (
+                (r"^config: no such file", "nowhere"), (r"nowhere.safetensors is not a file", "nowhere.safetensors"),
+                (r"is no run: it holds no checkpoint", self.folder),
+                (r"^device: unknown name: got 'tpu'", self.config, "--device", "tpu"),
+                (r"--stats is for a file", self.config, "--stats"), (r"are for a configuration", self.newest, "--all"),
+                *((r"^--memory: not a size", self.config, "--memory", size)
+                  for size in ("lots", "0", "24 gib", "nan", "1e99GiB", "0x", "24GiBs", "=-3GiB"))):
+            with self.subTest(arguments=arguments):
+                self.fails(pattern, "inspect", *arguments)
+
+
+if __name__ == "__main__":
+    main()
