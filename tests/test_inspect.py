@@ -140,6 +140,7 @@ class Inspect(Case):
         self.assertEqual([fits(peak[0]), fits(peak[1] - 1), fits(peak[1]), fits("1KiB")], [5, 5, 6, 0])
 
     def test_without_data(self):
+        self.assertRegex(self.ok("inspect", "gpt2.jsonnet"), r"ln_f.bias +\[768\] +f32 +768 +3.0 KiB\n")
         report = self.inspect("gpt2.jsonnet", "--device", "cuda")
         self.assertEqual(sum(p["count"] for p in report["parameters"]), 124475904)
         broken = self.folder / "broken.jsonnet"

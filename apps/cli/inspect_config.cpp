@@ -8,8 +8,8 @@
 #include <memory>
 
 #include "apps/cli/dry_run.h"
+#include "apps/cli/inspect.h"
 #include "apps/cli/inspect_products.h"
-#include "apps/run/progress.h"
 #include "apps/train/build.h"
 #include "data/dataset.h"
 
@@ -17,7 +17,7 @@ namespace nibble::cli {
 namespace {
 
 std::string size_text(std::int64_t bytes) {
-  return run::format_bytes(static_cast<std::uint64_t>(bytes));
+  return cli::size_text(static_cast<std::uint64_t>(bytes));
 }
 
 // The vocabulary of the configuration, or of its dataset where that is there.

@@ -8,7 +8,6 @@
 
 #include "apps/cli/inspect.h"
 #include "apps/config/json.h"
-#include "apps/run/progress.h"
 #include "nn/checkpoint_file.h"
 
 namespace nibble::cli {
@@ -81,7 +80,7 @@ std::optional<TensorStats> stats_of(const Verdict& v, const std::string& name) {
 }
 
 std::string bytes_text(const FileScan::Entry& e) {
-  return e.begin <= e.end ? run::format_bytes(e.end - e.begin) : "?";
+  return e.begin <= e.end ? size_text(e.end - e.begin) : "?";
 }
 
 void print_tensors(const FileScan& scan, const Verdict& v, bool stats) {
@@ -105,7 +104,7 @@ void print_tensors(const FileScan& scan, const Verdict& v, bool stats) {
   }
   std::uint64_t total = 0;
   for (const auto& e : scan.entries) total += e.begin <= e.end ? e.end - e.begin : 0;
-  fmt::print("{} tensors, {}\n", scan.entries.size(), run::format_bytes(total));
+  fmt::print("{} tensors, {}\n", scan.entries.size(), size_text(total));
 }
 
 Json json_of(const std::filesystem::path& path, const FileScan& scan, const Verdict& v,
@@ -151,7 +150,7 @@ int inspect_file(const std::filesystem::path& path, bool stats, bool json) {
         "{}\n",
         json_of(path, scan, v, state, stats).dump(2, ' ', false, Json::error_handler_t::replace));
   } else {
-    fmt::print("file       {}, {}\n", path.string(), run::format_bytes(scan.size));
+    fmt::print("file       {}, {}\n", path.string(), size_text(scan.size));
     fmt::print("state      {}\n", !v.fault.empty() ? "DAMAGED"
                                   : v.checkpoint   ? "intact: the checksum of all its content holds"
                                                    : "sound header; the format has no checksum");
