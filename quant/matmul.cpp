@@ -1,6 +1,7 @@
 // matmul_nt: every matrix product of a linear layer, a[M, K] · b[N, K]ᵀ.
 #include "quant/kernels.h"
 #include "quant/product.h"
+#include "quant/product_route.h"
 #include "quant/qtensor.h"
 #include "tensor/ops.h"
 
@@ -110,6 +111,7 @@ Tensor decoded_codes(const QTensor& q) {
 void float_code_product(Tensor& c, const Operands& p, std::int64_t block, const Tensor& bias,
                         bool accumulate) {
   const CodeOperand a = code_operand(*p.a.codes, "lhs"), b = code_operand(*p.b.codes, "rhs");
+  if (c.device().is_cuda()) detail::count_decoded_product();
   const Tensor da = decoded_codes(*p.a.codes), db = decoded_codes(*p.b.codes);
   const std::int64_t blocks = p.k == 0 ? 0 : (p.k + block - 1) / block;
   Tensor f = Tensor::zeros({p.m, p.n}, DType::F32, c.device());

@@ -1,0 +1,64 @@
+#include "quant/product_route.h"
+
+#include <atomic>
+
+#ifdef NIBBLE_CUDA_BACKEND
+#include "quant/cuda/int_gemm.h"
+#endif
+
+namespace nibble {
+namespace {
+
+constexpr const char* kOp = "product route";
+
+std::atomic<std::uint64_t> g_decoded_products{0};
+
+std::string codes_of(const QuantSpec& spec) { return spec.format.name(); }
+
+ProductRoute int_route(const QuantSpec& a, const QuantSpec& b, const ProductExtents& x,
+                       std::int64_t block, Device device) {
+  const std::string codes = fmt::format("{} x {} codes in contraction blocks of {} of {}",
+                                        codes_of(a), codes_of(b), block, x.k);
+  if (device.is_cpu())
+    return {"cpu int kernel", fmt::format("{}: exact integer sums, then scales", codes), false};
+#ifdef NIBBLE_CUDA_BACKEND
+  const cuda::IntGemmRoute route = cuda::int_gemm_route(
+      {x.m, x.n, x.k, block, a.payload(), b.payload(), !a.symmetric || !b.symmetric});
+  return {std::string(cuda::to_string(route)), codes, false};
+#else
+  return {"int kernels of a CUDA build",
+          fmt::format("{}; this build has no CUDA, whose routes it cannot tell", codes), false};
+#endif
+}
+
+ProductRoute float_route(const QuantSpec& a, const QuantSpec& b, const ProductExtents& x,
+                         std::int64_t block) {
+  const std::int64_t blocks = (x.k + block - 1) / block;
+  return {"decoded to f32 + f32 product",
+          fmt::format("{} x {}: small floats are multiplied as f32, {}, then scaled", codes_of(a),
+                      codes_of(b),
+                      blocks == 1 ? std::string("in one product")
+                                  : fmt::format("one product for each of {} blocks", blocks)),
+          true};
+}
+
+}  // namespace
+
+ProductRoute product_route(const QuantSpec& a, const QuantSpec& b, const ProductExtents& extents,
+                           Device device) {
+  NIBBLE_CHECK(extents.m > 0 && extents.n > 0 && extents.k > 0, kOp,
+               "got [{}, {}] x [{}, {}], expected positive extents", extents.m, extents.k,
+               extents.k, extents.n);
+  NIBBLE_CHECK(!device.is_meta(), kOp,
+               "got device meta, which runs no kernel; name the device that the product is for");
+  if (std::string fault = real_product_fault(a, b, extents); !fault.empty())
+    return {"none", std::move(fault), false};
+  const std::int64_t block = contraction_block(a, b, extents.k);
+  if (a.format.is_float()) return float_route(a, b, extents, block);
+  return int_route(a, b, extents, block, device);
+}
+
+std::uint64_t decoded_products() { return g_decoded_products.load(); }
+void detail::count_decoded_product() { ++g_decoded_products; }
+
+}  // namespace nibble
