@@ -2,8 +2,8 @@
 # Fuzzes every parser; ends with `N passed, N failed, N skipped`, one for each target.
 #   tests/fuzz/run.sh [--seconds N] [--jobs N] [--seed N]    N seconds a target (10), N at a time (the cores)
 # One seed (1) tries the same inputs in the same order: CI does not depend on luck, other seeds look elsewhere.
-# Needs clang (apps/install_deps.sh --fuzz). Inputs that break a target, and new ones that reach new code, are left in
-# build-test/fuzz-found/TARGET.
+# Needs clang (apps/install_deps.sh --fuzz). An input that breaks a target is left in build-test/fuzz-found/TARGET-…, new ones
+# that reach new code in TARGET/ until the next run.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 
@@ -39,10 +39,11 @@ if ! { cmake -S . -B "$build" -G Ninja "${launcher[@]}" -DCMAKE_CXX_COMPILER=cla
 fi
 
 fuzz() { # TARGET
+  rm -rf "${found:?}/$1"  # a seed repeats its inputs from the committed corpus only
   mkdir -p "$found/$1"
   # 5 seconds or 1 GiB for an input of at most 64 KiB are findings as well.
   if timeout $((seconds + 60)) "$build/tests/fuzz_$1" "$found/$1" "tests/fuzz/corpus/$1" -max_total_time="$seconds" -seed="$seed" \
-    -max_len=65536 -timeout=5 -rss_limit_mb=1024 -artifact_prefix="$found/$1/" > "$found/$1.log" 2>&1; then
+    -max_len=65536 -timeout=5 -rss_limit_mb=1024 -artifact_prefix="$found/$1-" > "$found/$1.log" 2>&1; then
     echo "$1: $(tail -n 1 "$found/$1.log")"
   else
     echo "$1: a finding"
