@@ -12,7 +12,9 @@ ForwardScope::ForwardScope(const ForwardContext& context) : previous_(t_context)
 }
 ForwardScope::~ForwardScope() { t_context = previous_; }
 
-ModuleScope::ModuleScope(const std::string& path) : previous_(t_path) { t_path = &path; }
+ModuleScope::ModuleScope(const std::string& path) : previous_(t_path), range_(path) {
+  t_path = &path;
+}
 ModuleScope::~ModuleScope() { t_path = previous_; }
 const std::string& module_path() {
   static const std::string none;

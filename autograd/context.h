@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "tensor/profile.h"
 #include "tensor/rng.h"
 
 namespace nibble {
@@ -33,8 +34,8 @@ class ForwardScope {
   ForwardContext previous_;
 };
 
-// Names the module at work; the string must outlive the scope. Scopes do not add up: a module knows
-// its whole path.
+// Names the module at work, for profilers too; the string must outlive the scope. Scopes do not add
+// up: a module knows its whole path.
 class ModuleScope {
  public:
   explicit ModuleScope(const std::string& path);
@@ -44,6 +45,7 @@ class ModuleScope {
 
  private:
   const std::string* previous_;
+  ProfileRange range_;
 };
 const std::string& module_path();  // "" outside modules
 

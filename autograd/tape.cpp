@@ -154,6 +154,7 @@ void Tape::run_backward() {
     const Tensor& gradient = slots_[static_cast<std::size_t>(node.output)].grad;
     if (gradient.defined()) {
       const ModuleScope scope(*node.module);
+      const ProfileRange range(node.op->name);
       Grads grads(*this, node);
       node.op->backward(node.state, grads);
       if (check_finite_) check_gradients(node);

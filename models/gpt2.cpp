@@ -81,6 +81,7 @@ Gpt2::Gpt2(const Gpt2Config& config, const Recipe& recipe, std::uint64_t seed, D
       wpe_(config.context, config.width, DType::F32, device),
       embedding_dropout_(config.embedding_dropout),
       ln_f_(config.width, config.norm_epsilon, DType::F32, device),
+      positions_(Tensor::arange(config.context, DType::I32, device)),
       head_recipe_(recipe.at("lm_head")) {
   config_.tie_embeddings = recipe.tie_embeddings.value_or(config.tie_embeddings);
   for (std::int64_t i = 0; i < config.layers; ++i)
@@ -114,9 +115,7 @@ Var Gpt2::embed(const Tensor& ids, std::int64_t first_position) {
   const std::int64_t end = first_position + ids.size(1);
   NIBBLE_CHECK(end <= config_.context, "gpt2", "got {} tokens, expected at most the context of {}",
                end, config_.context);
-  const Tensor positions =
-      Tensor::arange(end, DType::I32, ids.device()).slice(0, first_position, end);
-  const Var x = wte_(ids) + wpe_(positions);
+  const Var x = wte_(ids) + wpe_(positions_.slice(0, first_position, end));
   return x.dtype() != config_.compute && x.dtype() != DType::F64 ? cast(x, config_.compute) : x;
 }
 

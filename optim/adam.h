@@ -15,13 +15,15 @@ class AdamW : public Optimizer {
  public:
   AdamW(std::vector<ParameterGroup> groups, AdamOptions options);
   std::string name() const override { return "adamw"; }
+  bool recordable() const override { return true; }
 
  protected:
-  void begin_step(std::uint64_t t) override;
+  void begin_step() override;
   void update(Update& u) override;
 
  private:
   AdamOptions options_;
+  Tensor corrections_;  // of the step, on home()
 };
 
 struct SgdOptions {
@@ -35,6 +37,7 @@ class Sgd : public Optimizer {
  public:
   Sgd(std::vector<ParameterGroup> groups, SgdOptions options);
   std::string name() const override { return "sgd"; }
+  bool recordable() const override { return true; }
 
  protected:
   void update(Update& u) override;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "tensor/kernels.h"
+#include "tensor/step_state.h"
 
 namespace nibble {
 
@@ -9,21 +10,44 @@ namespace nibble {
 // bits of x plus a 16-bit draw of the element decide. Not-finite values are kept.
 NIBBLE_KERNEL(stochastic_bf16, Tensor& y, const Tensor& x, const RngKey& key)
 
-struct AdamScalars {
-  float lr, beta1, beta2, epsilon, clip;
-  float decay;        // 1 − lr·weight_decay, on the weight before the update
-  float correction1;  // 1 / (1 − β₁ᵗ)
-  float correction2;  // 1 / √(1 − β₂ᵗ)
+// What one step has for all parameters lies where the kernels run, so that a recorded step reads
+// its own: `step` is StepState::scalars(), f64 tensors hold counters.
+
+// step.loss += loss / divisor in f64; marks the step bad when that is not finite. `loss`: one F32
+// or BF16.
+NIBBLE_KERNEL(accumulate_loss, StepScalars* step, const Tensor& loss, double divisor)
+// step.norm = √squares (F64, one element). Not finite: marks the step bad. Otherwise step.clip
+// becomes max_norm / (norm + 1e-6) when max_norm is positive and the norm exceeds it (the 1e-6 is
+// torch.nn.utils.clip_grad_norm_'s; it keeps a zero norm from dividing).
+NIBBLE_KERNEL(clip_by_norm, StepScalars* step, const Tensor& squares, double max_norm)
+// One more of `skipped` when the step is bad; otherwise of `updates`, and `number` (I32) becomes
+// that count: the step that the keys of the update's draws read.
+NIBBLE_KERNEL(count_update, Tensor& updates, Tensor& skipped, Tensor& number,
+              const StepScalars* step)
+// power1 ·= β₁, power2 ·= β₂ (F64; running products: no pow that differs between devices), and
+// corrections (F32, 2) = 1/(1 − power1), 1/√(1 − power2).
+NIBBLE_KERNEL(adam_corrections, Tensor& corrections, Tensor& power1, Tensor& power2, double beta1,
+              double beta2)
+
+// What a group's parameters share with every step.
+struct GroupRule {
+  double lr_scale = 1;      // lr = step.lr · lr_scale
+  double weight_decay = 0;  // the weight before the update is multiplied by 1 − lr·weight_decay
+};
+struct AdamRule {
+  float beta1, beta2, epsilon;
 };
 // g = clip·gradient; w ·= decay; m += (1 − β₁)(g − m); v = β₂·v + (1 − β₂)·g²;
 // w −= lr·correction1·m / (√v·correction2 + ε). All f32 but the gradient (any float); tier A.
-NIBBLE_KERNEL(adam, Tensor& w, Tensor& m, Tensor& v, const Tensor& gradient, const AdamScalars& s)
+NIBBLE_KERNEL(adam, Tensor& w, Tensor& m, Tensor& v, const Tensor& gradient, const AdamRule& rule,
+              const GroupRule& group, const StepScalars* step, const Tensor& corrections)
 // g = clip·gradient; w ·= decay; m = μ·m + g; w −= lr·(nesterov ? g + μ·m : m). m undefined: plain
 // SGD.
-struct SgdScalars {
-  float lr, momentum, clip, decay;
+struct SgdRule {
+  float momentum;
   bool nesterov;
 };
-NIBBLE_KERNEL(sgd, Tensor& w, Tensor& m, const Tensor& gradient, const SgdScalars& s)
+NIBBLE_KERNEL(sgd, Tensor& w, Tensor& m, const Tensor& gradient, const SgdRule& rule,
+              const GroupRule& group, const StepScalars* step)
 
 }  // namespace nibble

@@ -15,6 +15,12 @@ Matrix as_matrix(const Shape& s) {
   if (s.rank() < 2) return {1, s.numel()};
   return {s.numel() / s[-1], s[-1]};
 }
+Device home_of(const std::vector<ParameterGroup>& groups) {
+  for (const ParameterGroup& g : groups)
+    for (const Parameter* p : g.parameters)
+      if (p) return p->device().is_meta() ? kCpu : p->device();
+  return kCpu;
+}
 Tensor flat(const Tensor& x) {
   const Matrix m = as_matrix(x.shape());
   return x.view({m.rows, m.cols});
@@ -24,8 +30,9 @@ Tensor flat(const Tensor& x) {
 
 Optimizer::Optimizer(std::vector<ParameterGroup> groups, std::vector<StateSlot> slots,
                      std::uint64_t seed)
-    : groups_(std::move(groups)), slots_(std::move(slots)), seed_(seed) {
+    : groups_(std::move(groups)), slots_(std::move(slots)), seed_(seed), home_(home_of(groups_)) {
   const MemoryScope scope{"optimizer"};
+  number_ = Tensor::zeros({1}, DType::I32, home_);
   add_counter("updates", 0);
   add_counter("skipped", 0);
   for (std::size_t g = 0; g < groups_.size(); ++g) {
@@ -48,7 +55,7 @@ Optimizer::Optimizer(std::vector<ParameterGroup> groups, std::vector<StateSlot> 
 }
 
 Tensor& Optimizer::add_counter(const std::string& name, double initial) {
-  return counters_[name] = Tensor::full({1}, initial, DType::F64);
+  return counters_[name] = Tensor::full({1}, initial, DType::F64).to(home_);
 }
 Tensor& Optimizer::counter(const std::string& name) {
   const auto it = counters_.find(name);
@@ -74,21 +81,26 @@ void Optimizer::zero_grad() {
 }
 
 void Optimizer::step(StepState& state) {
-  const StepScalars scalars = state.read();
-  if (scalars.bad) {
-    counter("skipped").data<double>()[0] += 1;
-    zero_grad();
-    return;
-  }
-  const std::uint64_t t = updates() + 1;
-  begin_step(t);
-  for (Entry& e : entries_)
-    if (e.parameter->has_grad()) update_entry(e, scalars, t);
-  counter("updates").data<double>()[0] = static_cast<double>(t);
+  NIBBLE_DISPATCH(home_,
+                  count_update(counter("updates"), counter("skipped"), number_, state.scalars()));
+  state.unless_bad([&] { update_all(state); });
   zero_grad();
 }
 
-void Optimizer::update_entry(Entry& e, const StepScalars& scalars, std::uint64_t t) {
+void Optimizer::update_all(const StepState& state) {
+  // Only the updates that a recorded step may not hold need the host to know them.
+  const StepScalars host = recordable() ? StepScalars{} : state.read();
+  begin_step();
+  for (Entry& e : entries_)
+    if (e.parameter->has_grad()) update_entry(e, state, host);
+}
+
+RngKey Optimizer::key(const Parameter& p, std::string_view purpose) const {
+  return {seed_, rng_site(p.name, purpose),
+          reinterpret_cast<const std::uint32_t*>(number_.data<std::int32_t>())};
+}
+
+void Optimizer::update_entry(Entry& e, const StepState& state, const StepScalars& host) {
   Parameter& p = *e.parameter;
   // The scratch is what low-bit states cost while they are worked on: one parameter at a time.
   const MemoryScope scope{"optimizer scratch"};
@@ -104,40 +116,37 @@ void Optimizer::update_entry(Entry& e, const StepScalars& scalars, std::uint64_t
     states.push_back(Tensor::empty(weight.shape(), DType::F32, weight.device()));
     e.codecs[i]->decode(states.back(), e.states[i]);
   }
-  const ParameterGroup& group = groups_[e.group];
+  const GroupRule group = groups_[e.group].rule();
   const Tensor gradient = flat(p.grad());
   Update u{p,
            gradient,
            weight,
            states,
-           static_cast<float>(scalars.lr * group.lr_scale),
-           scalars.clip,
-           group.weight_decay,
-           t};
+           group,
+           state.scalars(),
+           static_cast<float>(static_cast<double>(host.lr) * group.lr_scale),
+           host.clip};
   update(u);
   for (std::size_t i = 0; i < e.states.size(); ++i) {
     if (e.codecs[i]->name() == "f32") continue;
-    const RngKey key{seed_, rng_site(p.name, slots_[i].name, static_cast<std::uint32_t>(t)),
-                     nullptr};
-    e.codecs[i]->encode(e.states[i], states[i], key);
+    e.codecs[i]->encode(e.states[i], states[i], key(p, slots_[i].name));
   }
   if (in_place)
     p.storage().bump_version();
   else
-    store_weight(p, weight, t);
+    store_weight(p, weight);
   p.bump_version();
 }
 
-void Optimizer::store_weight(Parameter& p, const Tensor& weight, std::uint64_t t) {
-  const RngKey key{seed_, rng_site(p.name, "weight", static_cast<std::uint32_t>(t)), nullptr};
+void Optimizer::store_weight(Parameter& p, const Tensor& weight) {
   if (p.is_quantized()) {
-    quantize_into(p.quantized(), weight, key);
+    quantize_into(p.quantized(), weight, key(p, "weight"));
     return;
   }
   Tensor destination = flat(p.storage());
   NIBBLE_CHECK(destination.dtype() == DType::BF16, "optimizer",
                "{} is stored as {}, expected f32, bf16 or codes", p.name, describe(p.storage()));
-  NIBBLE_DISPATCH(weight.device(), stochastic_bf16(destination, weight, key));
+  NIBBLE_DISPATCH(weight.device(), stochastic_bf16(destination, weight, key(p, "weight")));
 }
 
 std::vector<std::pair<std::string, Tensor>> Optimizer::state_tensors() const {
@@ -163,21 +172,27 @@ std::int64_t Optimizer::state_bytes() const {
   return bytes;
 }
 
-double clip_gradients(const std::vector<Parameter*>& parameters, double max_norm,
-                      StepState& state) {
+void queue_clip_gradients(const std::vector<Parameter*>& parameters, double max_norm,
+                          StepState& state) {
   NIBBLE_CHECK(max_norm >= 0, "clip", "got a maximum norm of {}, expected at least 0", max_norm);
+  Tensor total = Tensor::zeros({1}, DType::F64, state.home());
   // On Meta nothing is summed: the norm of a plan is 0.
-  Tensor total = Tensor::zeros({1}, DType::F64, state.device().is_meta() ? kCpu : state.device());
   for (const Parameter* p : parameters)
     if (p->has_grad()) NIBBLE_DISPATCH(p->device(), sum_squares(total, p->grad(), true));
-  const double norm = std::sqrt(total.item());
-  if (!std::isfinite(norm)) {
-    state.mark_bad();
-    return norm;
-  }
-  // The 1e-6 is torch.nn.utils.clip_grad_norm_'s; it keeps a zero norm from dividing.
-  if (max_norm > 0 && norm > max_norm) state.set_clip(max_norm / (norm + 1e-6));
-  return norm;
+  NIBBLE_DISPATCH(state.home(), clip_by_norm(state.scalars(), total, max_norm));
+}
+
+double clip_gradients(const std::vector<Parameter*>& parameters, double max_norm,
+                      StepState& state) {
+  queue_clip_gradients(parameters, max_norm, state);
+  return state.read().norm;
+}
+
+void accumulate_loss(StepState& state, const Tensor& loss, double divisor) {
+  NIBBLE_CHECK(loss.numel() == 1, "accumulate_loss", "got {}, expected one element",
+               describe(loss));
+  if (!loss.device().is_meta())
+    NIBBLE_DISPATCH(state.home(), accumulate_loss(state.scalars(), loss, divisor));
 }
 
 void set_weight_storage(Parameter& p, DType dtype) {

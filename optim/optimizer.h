@@ -11,6 +11,7 @@
 
 #include "autograd/parameter.h"
 #include "optim/codec.h"
+#include "optim/kernels.h"
 #include "tensor/step_state.h"
 
 namespace nibble {
@@ -19,6 +20,7 @@ struct ParameterGroup {
   std::vector<Parameter*> parameters;
   double lr_scale = 1;      // times the step's learning rate
   double weight_decay = 0;  // decoupled
+  GroupRule rule() const { return {lr_scale, weight_decay}; }
 };
 
 // A state slot of a subclass: "m", "v". Parameters under `min_elements`, and those that `eligible`
@@ -38,16 +40,19 @@ class Optimizer {
   Optimizer& operator=(const Optimizer&) = delete;
 
   virtual std::string name() const = 0;
-  // Updates every parameter that has a gradient, then forgets the gradients. Reads lr, clip factor
-  // and the bad flag from `state`; when that is set nothing changes and the step is counted as
-  // skipped.
+  // Updates every parameter that has a gradient, then forgets the gradients. lr, clip factor and
+  // the bad flag are those of `state`, which lives where the parameters do; when the flag is set
+  // nothing changes and the step is counted as skipped. Can be part of a RecordedWork when
+  // recordable().
   void step(StepState& state);
+  // Whether update() reads what changes from step to step on the device alone.
+  virtual bool recordable() const { return false; }
   void zero_grad();
 
   const std::vector<ParameterGroup>& groups() const { return groups_; }
   std::vector<Parameter*> parameters() const;
-  std::uint64_t updates() const;  // made so far, skipped steps not counted
-  std::uint64_t skipped() const;
+  std::uint64_t updates() const;  // made so far, skipped steps not counted; synchronises
+  std::uint64_t skipped() const;  // likewise
   // Everything a checkpoint must hold: "PARAMETER/m.codes", …, and the counters "optimizer/…". The
   // tensors are the live ones; whoever overwrites them restores the state.
   std::vector<std::pair<std::string, Tensor>> state_tensors() const;
@@ -62,17 +67,19 @@ class Optimizer {
     const Tensor& gradient;       // as stored, unclipped
     Tensor& weight;               // updated in place, then stored
     std::vector<Tensor>& states;  // by slot, updated in place, then encoded
-    float lr;                     // the step's times the group's
-    float clip;                   // factor on the gradient
-    double weight_decay;
-    std::uint64_t t;  // number of this update, from 1
+    const GroupRule& group;
+    const StepScalars* step;  // where the kernels run: lr before the group's scale, clip, …
+    // The step's lr times the group's, and the factor on the gradient, for updates made of tensor
+    // operations; they are not what a recorded step will have (recordable()).
+    float lr, clip;
   };
   virtual void update(Update& u) = 0;
-  virtual void begin_step(std::uint64_t /*t*/) {}
+  virtual void begin_step() {}  // before the first update of a step that is not skipped
   // Extra counters that must survive a resume (bias-correction powers); shared with
-  // state_tensors().
+  // state_tensors(). F64, on home().
   Tensor& counter(const std::string& name);
   Tensor& add_counter(const std::string& name, double initial);
+  Device home() const { return home_; }  // of the parameters; the CPU for Meta
 
  private:
   struct Entry {
@@ -81,20 +88,31 @@ class Optimizer {
     std::vector<CodecPtr> codecs;
     std::vector<EncodedState> states;
   };
-  void update_entry(Entry& entry, const StepScalars& scalars, std::uint64_t t);
-  void store_weight(Parameter& p, const Tensor& weight, std::uint64_t t);
+  void update_all(const StepState& state);
+  void update_entry(Entry& entry, const StepState& state, const StepScalars& host);
+  void store_weight(Parameter& p, const Tensor& weight);
+  // The draws of an update: (seed, parameter, what for) at the update's number.
+  RngKey key(const Parameter& p, std::string_view purpose) const;
 
   std::vector<ParameterGroup> groups_;
   std::vector<StateSlot> slots_;
   std::vector<Entry> entries_;
   std::map<std::string, Tensor> counters_;
+  Tensor number_;  // I32: the count of updates as keys read it
   std::uint64_t seed_;
+  Device home_;
 };
 
 // Sets state.clip so that the global norm of all gradients is at most max_norm (0: no clipping),
 // marks the state bad when the norm is not finite, and returns the norm before clipping. Fixed
 // order.
 double clip_gradients(const std::vector<Parameter*>& parameters, double max_norm, StepState& state);
+// The same without waiting: the norm is state.read().norm once the device is there.
+void queue_clip_gradients(const std::vector<Parameter*>& parameters, double max_norm,
+                          StepState& state);
+// Adds a micro-batch's loss (one element) over `divisor` to state's; marks the step bad when the
+// sum is not finite. Does not wait.
+void accumulate_loss(StepState& state, const Tensor& loss, double divisor);
 
 // How a parameter is stored between steps. Bf16 and Int8 keep no f32 copy; updates round
 // stochastically. Int8 (row scales) applies to matrices, others stay as they are.

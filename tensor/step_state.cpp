@@ -4,24 +4,20 @@
 
 #ifdef NIBBLE_CUDA_BACKEND
 #include "tensor/cuda/context.h"
+#include "tensor/cuda/graph.h"
 #endif
 
 namespace nibble {
-namespace {
 
 // A Meta state holds its scalars on the host: nothing reads them but the code around the step.
-Device home(Device device) { return device.is_meta() ? kCpu : device; }
-
-}  // namespace
-
-StepState::StepState(Device device)
-    : device_(device), storage_(Ref<Storage>::make(sizeof(StepScalars), home(device))) {
+StepState::StepState(Device device) : device_(device) {
+  storage_ = Ref<Storage>::make(sizeof(StepScalars), home());
   const StepScalars initial;
   write(0, &initial, sizeof(initial));
 }
 
 void StepState::begin(std::uint32_t step, double lr) {
-  const StepScalars s{.bad = 0, .step = step, .lr = static_cast<float>(lr), .clip = 1};
+  const StepScalars s{.step = step, .lr = static_cast<float>(lr)};
   constexpr std::size_t kBegin = offsetof(StepScalars, step);
   write(kBegin, reinterpret_cast<const std::byte*>(&s) + kBegin, sizeof(s) - kBegin);
 }
@@ -50,6 +46,19 @@ void StepState::clear_bad() {
 void StepState::mark_bad() {
   const std::uint32_t bad = 1;
   write(offsetof(StepScalars, bad), &bad, sizeof(bad));
+}
+
+void StepState::unless_bad(const std::function<void()>& body) const {
+#ifdef NIBBLE_CUDA_BACKEND
+  if (device_.is_cuda()) {
+    cuda::use(device_.index);
+    if (cuda::recording()) {
+      cuda::record_unless(&pointer()->bad, body);
+      return;
+    }
+  }
+#endif
+  if (!read().bad) body();
 }
 
 void StepState::write(std::size_t offset, const void* value, std::size_t bytes) {

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <new>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #ifdef NIBBLE_CUDA_BACKEND
@@ -25,13 +26,29 @@ std::int64_t block_size(std::int64_t bytes, Device device) {
   return (bytes + grain - 1) / grain * grain;
 }
 
+// Blocks by size. On a GPU a freed one may be handed out while kernels that use it are queued: all
+// work of a device is ordered on one stream.
+using FreeLists = std::unordered_map<std::int64_t, std::vector<std::byte*>>;
+
+struct Pool {
+  FreeLists free;
+  std::unordered_set<std::byte*> used;  // handed out or freed while the pool was in use
+};
+
 struct DeviceMemory {
   MemoryStats total;
   std::vector<MemoryStats> by_scope;
-  // Blocks by size. On a GPU a freed one may be handed out while kernels that use it are queued:
-  // all work of a device is ordered on one stream.
-  std::unordered_map<std::int64_t, std::vector<std::byte*>> free;
+  FreeLists free;
+  std::unordered_map<int, Pool> pools;
 };
+
+// The pool that this thread allocates from; 0: none.
+struct ActivePool {
+  Device device = kCpu;
+  int id = 0;
+};
+thread_local ActivePool t_pool;
+int active_pool(Device device) { return t_pool.id && t_pool.device == device ? t_pool.id : 0; }
 
 #ifdef NIBBLE_CUDA_BACKEND
 std::string gib(std::int64_t bytes) {
@@ -41,15 +58,16 @@ std::string gib(std::int64_t bytes) {
 
 class Heap {
  public:
-  std::byte* allocate(std::int64_t bytes, Device device, int scope) {
+  std::byte* allocate(std::int64_t bytes, Device device, int scope, int& pool) {
     std::byte* block = nullptr;
     const std::int64_t size = block_size(bytes, device);
+    pool = active_pool(device);
     const std::lock_guard lock(mutex_);
-    if (!device.is_meta()) block = take(size, device);
+    if (!device.is_meta()) block = take(size, device, pool);
     count(device, scope, bytes, +1);
     return block;
   }
-  void free(std::byte* block, std::int64_t bytes, Device device, int scope) {
+  void free(std::byte* block, std::int64_t bytes, Device device, int scope, int pool) {
     const std::lock_guard lock(mutex_);
     count(device, scope, -bytes, 0);
     if (!block) return;
@@ -59,7 +77,35 @@ class Heap {
       return;
     }
 #endif
-    memory(device).free[block_size(bytes, device)].push_back(block);
+    DeviceMemory& m = memory(device);
+    if (const int active = active_pool(device)) {
+      pool = active;  // work that was recorded may read it at every replay
+      m.pools.at(pool).used.insert(block);
+    }
+    lists_of(m, pool)[block_size(bytes, device)].push_back(block);
+  }
+  int open_pool(Device device) {
+    const std::lock_guard lock(mutex_);
+    memory(device).pools[++pools_opened_];
+    return pools_opened_;
+  }
+  void close_pool(Device device, int id) {
+    const std::lock_guard lock(mutex_);
+    DeviceMemory& m = memory(device);
+    const auto pool = m.pools.find(id);
+    append(m.free, pool->second.free, [](std::byte*) { return true; });
+    m.pools.erase(pool);
+  }
+  void begin_use(Device device, int id) {
+    const std::lock_guard lock(mutex_);
+    DeviceMemory& m = memory(device);
+    append(m.pools.at(id).free, m.free, [](std::byte*) { return true; });
+  }
+  void end_use(Device device, int id) {
+    const std::lock_guard lock(mutex_);
+    DeviceMemory& m = memory(device);
+    Pool& pool = m.pools.at(id);
+    append(m.free, pool.free, [&](std::byte* block) { return !pool.used.contains(block); });
   }
   MemoryStats stats(Device device) {
     const std::lock_guard lock(mutex_);
@@ -92,14 +138,31 @@ class Heap {
   }
 
  private:
-  std::byte* take(std::int64_t size, Device device) {
-    auto& blocks = memory(device).free[size];
-    if (!blocks.empty()) {
-      std::byte* block = blocks.back();
+  static FreeLists& lists_of(DeviceMemory& m, int pool) {
+    const auto it = m.pools.find(pool);
+    return it == m.pools.end() ? m.free : it->second.free;
+  }
+  // Moves the blocks that `moves` picks.
+  template <class Predicate>
+  static void append(FreeLists& to, FreeLists& from, Predicate moves) {
+    for (auto& [size, blocks] : from)
+      std::erase_if(blocks, [&, &target = to[size]](std::byte* block) {
+        if (!moves(block)) return false;
+        target.push_back(block);
+        return true;
+      });
+  }
+  std::byte* take(std::int64_t size, Device device, int pool) {
+    DeviceMemory& m = memory(device);
+    std::byte* block = nullptr;
+    if (auto& blocks = lists_of(m, pool)[size]; !blocks.empty()) {
+      block = blocks.back();
       blocks.pop_back();
-      return block;
+    } else {
+      block = device.is_cpu() ? take_host(size) : take_cuda(size, device, pool);
     }
-    return device.is_cpu() ? take_host(size) : take_cuda(size, device);
+    if (pool) m.pools.at(pool).used.insert(block);
+    return block;
   }
   static std::byte* take_host(std::int64_t size) {
     void* block = std::aligned_alloc(64, static_cast<std::size_t>(size));
@@ -113,11 +176,11 @@ class Heap {
   // Small blocks are cut from slabs, because every cudaMalloc takes 2 MiB and a synchronisation.
   static constexpr std::int64_t kSlab = 2 << 20, kSmall = 256 << 10;
 
-  std::byte* take_cuda(std::int64_t size, Device device) {
+  std::byte* take_cuda(std::int64_t size, Device device, int pool) {
     cuda::use(device.index);
     if (size > kSmall) return take_whole(size, device);
     std::byte* slab = take_whole(kSlab, device);
-    auto& blocks = memory(device).free[size];
+    auto& blocks = lists_of(memory(device), pool)[size];
     for (std::int64_t at = size; at + size <= kSlab; at += size) blocks.push_back(slab + at);
     return slab;
   }
@@ -139,7 +202,7 @@ class Heap {
     return static_cast<std::byte*>(block);
   }
 #else
-  static std::byte* take_cuda(std::int64_t, Device device) {
+  static std::byte* take_cuda(std::int64_t, Device device, int) {
     check_available(device);
     return nullptr;
   }
@@ -178,6 +241,7 @@ class Heap {
   std::mutex mutex_;
   std::unordered_map<int, DeviceMemory> memory_;
   std::vector<std::string> names_{""};
+  int pools_opened_ = 0;
 };
 
 // Never destroyed: static tensors may outlive every other static object.
@@ -209,11 +273,23 @@ std::optional<std::int64_t> free_memory(Device device) {
 MemoryScope::MemoryScope(const char* name) : previous_(t_scope) { t_scope = heap().scope_id(name); }
 MemoryScope::~MemoryScope() { t_scope = previous_; }
 
+MemoryPool::MemoryPool(Device device) : device_(device), id_(heap().open_pool(device)) {}
+MemoryPool::~MemoryPool() { heap().close_pool(device_, id_); }
+MemoryPool::Use::Use(MemoryPool& pool) : pool_(pool) {
+  NIBBLE_CHECK(!t_pool.id, "memory pool", "one is in use already on this thread");
+  heap().begin_use(pool.device_, pool.id_);
+  t_pool = {pool.device_, pool.id_};
+}
+MemoryPool::Use::~Use() {
+  t_pool = {};
+  heap().end_use(pool_.device_, pool_.id_);
+}
+
 Storage::Storage(std::int64_t bytes, Device device)
     : bytes_(bytes), device_(device), scope_(t_scope) {
   check_available(device);
-  data_ = heap().allocate(bytes, device, scope_);
+  data_ = heap().allocate(bytes, device, scope_, pool_);
 }
-Storage::~Storage() { heap().free(data_, bytes_, device_, scope_); }
+Storage::~Storage() { heap().free(data_, bytes_, device_, scope_, pool_); }
 
 }  // namespace nibble

@@ -41,6 +41,35 @@ class MemoryScope {
   int previous_;
 };
 
+// Blocks that only their own allocations share: what a recorded graph works in must not be handed
+// to anybody between two replays. A block that is freed meanwhile comes back to its pool; when the
+// pool ends, to everybody.
+class MemoryPool {
+ public:
+  explicit MemoryPool(Device device);
+  ~MemoryPool();
+  MemoryPool(const MemoryPool&) = delete;
+  MemoryPool& operator=(const MemoryPool&) = delete;
+
+  // While it lives, this thread's allocations on the device come from the pool, and what the thread
+  // frees stays in it. It begins with the blocks that the device has cached; those that were not
+  // needed go back at the end.
+  class Use {
+   public:
+    explicit Use(MemoryPool& pool);
+    ~Use();
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+
+   private:
+    MemoryPool& pool_;
+  };
+
+ private:
+  Device device_;
+  int id_;
+};
+
 class Storage {
  public:
   Storage(std::int64_t bytes, Device device);  // uninitialised; Meta holds no memory
@@ -61,7 +90,7 @@ class Storage {
   std::byte* data_ = nullptr;
   std::int64_t bytes_;
   Device device_;
-  int scope_;
+  int scope_, pool_ = 0;
   std::atomic<std::uint32_t> version_{0};
 };
 

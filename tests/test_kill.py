@@ -3,8 +3,9 @@
 
 20 runs are killed: 12 at seeded random instants, 8 inside the writing of a checkpoint, at the fault
 points before a write, an fsync and the rename. Each is resumed to its end and its last checkpoint
-compared with that of an undisturbed run; so are undisturbed runs at 1, 2 and 4 threads. On a GPU there are 5 kills, and a
-checkpoint that moves from one device to the other goes on with a warning.
+compared with that of an undisturbed run; so are undisturbed runs at 1, 2 and 4 threads. On a GPU there are 5 kills of
+runs that replay a graph, undisturbed runs with and without one end alike, and a checkpoint that moves from one device
+to the other goes on with a warning.
 """
 import json
 import os
@@ -128,6 +129,11 @@ def main():
                 same_end(output)
             check(f"threads-{threads}", at_threads)
         if ON_GPU:
+            for graph in ("on", "off"):
+                def with_graph(output=folder / f"graph-{graph}", word=graph):
+                    finish([*begin(data, output), "--graph", word])
+                    same_end(output)
+                check(f"graph-{graph}", with_graph)
             for first, second in (("cpu", DEVICE), (DEVICE, "cpu")):
                 def move(output=folder / f"from-{first}", devices=(first, second)):
                     moves(data, output, *devices)

@@ -16,6 +16,7 @@ struct Options {
   std::vector<std::string> configs, overrides;
   bool resume = false;
   double max_minutes = 0;
+  std::string graph = "auto", profile_steps;
   Machinery machinery;
 };
 
@@ -26,6 +27,20 @@ ExitCode exit_code(train::Outcome outcome) {
     case train::Outcome::Finished: break;
   }
   return kOk;
+}
+
+train::GraphUse graph_use(const std::string& word) {
+  if (word == "on") return train::GraphUse::On;
+  return word == "off" ? train::GraphUse::Off : train::GraphUse::Auto;
+}
+
+profile::Range profile_range(const std::string& text, Device device) {
+  if (text.empty()) return {};
+  NIBBLE_CHECK(device.is_cuda(), "profile",
+               "--profile-steps: got device {}, expected a GPU: Nsight watches CUDA; "
+               "for the CPU use perf",
+               device);
+  return profile::parse_range(text);
 }
 
 int run_train(const Options& o, const std::vector<std::string>& argv) {
@@ -41,6 +56,8 @@ int run_train(const Options& o, const std::vector<std::string>& argv) {
                               .init = o.init,
                               .max_minutes = o.max_minutes,
                               .device = device,
+                              .graph = graph_use(o.graph),
+                              .profile = profile_range(o.profile_steps, device),
                               .command = argv,
                               .log = stderr};
   if (!o.dry_run.empty()) return dry_run(options, o.dry_run == "full");
@@ -65,6 +82,13 @@ void add_train(CommandLine& line) {
       ->excludes(resume);
   c->add_option("--max-minutes", o->max_minutes, "Stop with a checkpoint after this long")
       ->check(CLI::Range(0.0, 1e9));
+  c->add_option("--graph", o->graph,
+                "Replay steps as one CUDA graph: auto (on a GPU), on or off; the bits are the same")
+      ->check(CLI::IsMember({"auto", "on", "off"}))
+      ->capture_default_str();
+  c->add_option("--profile-steps", o->profile_steps,
+                "FIRST:LAST: steps (from 1) that run kernel by kernel with NVTX ranges, between "
+                "cudaProfilerStart and Stop; for nsys --capture-range=cudaProfilerApi and ncu");
   c->add_flag("--dry-run{full}", o->dry_run,
               "Only say the memory, time and disk it takes; =plan runs no step for the time")
       ->check(CLI::IsMember({"full", "plan"}));

@@ -2,13 +2,16 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
+#include <optional>
 
 #include "apps/run/events.h"
 #include "apps/run/metrics.h"
 #include "apps/run/progress.h"
 #include "apps/run/run_folder.h"
 #include "apps/run/stop_request.h"
+#include "apps/train/batch_stage.h"
 #include "apps/train/build.h"
 #include "apps/train/checkpoints.h"
 #include "apps/train/evaluate.h"
@@ -17,6 +20,8 @@
 #include "autograd/telemetry.h"
 #include "data/dataset.h"
 #include "data/loader.h"
+#include "tensor/profile.h"
+#include "tensor/recorded_work.h"
 
 namespace nibble::train {
 
@@ -33,8 +38,12 @@ class Session {
   void restore();
   void start_from(const std::filesystem::path& path);
   StepResult step();
-  // One micro-batch, forward and backward; the loss comes back unscaled.
-  double micro_step(const Batch& batch, std::int64_t micro, Tape& tape, Telemetry* telemetry);
+  // Queues the forward and backward pass of the batch that batches_ holds there.
+  void micro_step(std::int64_t micro, Tape& tape, Telemetry* telemetry);
+  // Queues all of a step whose batches are in place: no wait, no copy from or to the host.
+  void queue_step(Telemetry* telemetry);
+  void run_step(Telemetry* telemetry);
+  void in_shared_memory(const std::function<void()>& work);
   void handle_not_finite(std::int64_t position, double loss, double norm);
   void save();
   void evaluate_now();
@@ -58,9 +67,14 @@ class Session {
   std::unique_ptr<run::EventWriter> events_;
   run::ProgressLine progress_;
   StepState state_;
+  BatchStage batches_;
+  profile::Steps profile_;
   Schedule schedule_;
   Tape tape_;
   Telemetry telemetry_;
+  std::optional<RecordedWork> recorded_;  // of a whole step; none: kernel by kernel
+  bool warm_ = false;                     // a step has run
+  std::uint64_t skipped_ = 0;
   std::int64_t step_ = 0;       // updates finished (skipped ones included)
   std::int64_t saved_at_ = -1;  // step of the newest checkpoint written or restored
   std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();

@@ -1,6 +1,7 @@
 #include "apps/train/trainer.h"
 
 #include <cmath>
+#include <optional>
 
 #include "apps/run/run_info.h"
 #include "apps/train/session.h"
@@ -35,6 +36,18 @@ std::unique_ptr<LanguageModel> checked_model(const TrainConfig& config, const Da
   return build_model(config, dataset.vocab_size, device);
 }
 
+bool wants_graph(const TrainOptions& options, const Optimizer& optimizer) {
+  const bool possible = RecordedWork::supported(options.device) && optimizer.recordable();
+  if (options.graph == GraphUse::On) {
+    NIBBLE_CHECK(RecordedWork::supported(options.device), "train",
+                 "--graph on: got device {}, expected a GPU", options.device);
+    NIBBLE_CHECK(optimizer.recordable(), "train",
+                 "--graph on: the optimizer {} reads its scalars on the host; use --graph off",
+                 optimizer.name());
+  }
+  return possible && options.graph != GraphUse::Off;
+}
+
 }  // namespace
 
 Session::Session(const TrainOptions& options)
@@ -49,7 +62,10 @@ Session::Session(const TrainOptions& options)
               options.resume ? run::RunFolder::Mode::Resume : run::RunFolder::Mode::New),
       progress_(options.log, run::ProgressOptions::for_stream(options.log)),
       state_(options.device),
+      batches_(config_.trainer.accumulation, config_.trainer.batch, sequence_, options.device),
+      profile_(options.profile),
       schedule_(schedule_of(config_.trainer)) {
+  if (wants_graph(options_, *optimizer_)) recorded_.emplace(options.device);
   loader_ = std::make_unique<TokenLoader>(shard_paths(config_.data.path, dataset_.train),
                                           LoaderOptions{.batch = config_.trainer.batch,
                                                         .length = sequence_,
@@ -118,6 +134,7 @@ void Session::restore() {
         "warning: the checkpoint was written on {} and goes on on {}: not bit-exact", there, here));
   checkpoint.restore(tensors(), true);
   for (Parameter* p : parameters_) p->bump_version();
+  skipped_ = optimizer_->skipped();
   step_ = state.value("step", std::int64_t{0});
   saved_at_ = step_;
   loader_->seek(state.value("position", std::int64_t{0}));
@@ -136,8 +153,7 @@ void Session::start_from(const std::filesystem::path& path) {
   progress_.message(fmt::format("weights from {}", checkpoint.file().path().string()));
 }
 
-double Session::micro_step(const Batch& batch, std::int64_t micro, Tape& tape,
-                           Telemetry* telemetry) {
+void Session::micro_step(std::int64_t micro, Tape& tape, Telemetry* telemetry) {
   const TrainerConfig& t = config_.trainer;
   const ForwardScope scope({.training = true,
                             .seed = t.seed,
@@ -145,33 +161,65 @@ double Session::micro_step(const Batch& batch, std::int64_t micro, Tape& tape,
                             .micro_step = static_cast<std::uint32_t>(micro),
                             .telemetry = telemetry});
   const MemoryScope memory("activations");
-  const Tensor ids = Tensor::from(batch.inputs, {t.batch, sequence_}, options_.device);
-  const Tensor targets = Tensor::from(batch.targets, {t.batch, sequence_}, options_.device);
+  const BatchStage::Pair& batch = batches_[micro];
   const Tape::Recording recording(tape);
-  const Var loss = model_->loss(ids, targets);
-  const double value = loss.item();
-  tape.backward(loss, Tensor::full(loss.shape(), 1.0 / static_cast<double>(t.accumulation),
-                                   loss.dtype(), loss.device()));
-  return value;
+  std::optional<ProfileRange> range("forward");
+  const Var loss = model_->loss(batch.ids, batch.targets);
+  const auto parts = static_cast<double>(t.accumulation);
+  accumulate_loss(state_, loss.tensor(), parts);
+  range.emplace("backward");
+  tape.backward(loss, Tensor::full(loss.shape(), 1.0 / parts, loss.dtype(), loss.device()));
+}
+
+void Session::queue_step(Telemetry* telemetry) {
+  for (std::int64_t micro = 0; micro < config_.trainer.accumulation; ++micro)
+    micro_step(micro, tape_, telemetry);
+  const ProfileRange range("update");
+  queue_clip_gradients(parameters_, config_.trainer.clip, state_);
+  optimizer_->step(state_);
+}
+
+// A recording keeps its memory; between its replays the rest may have it.
+void Session::in_shared_memory(const std::function<void()>& work) {
+  if (recorded_ && recorded_->recorded())
+    recorded_->run(work);
+  else
+    work();
+}
+
+// The first step runs kernel by kernel: libraries choose their plans and buffers find their places,
+// which a recording must not do. So does every step that something looks into.
+void Session::run_step(Telemetry* telemetry) {
+  const bool watched = telemetry || profile_.covers(step_ + 1);
+  if (!recorded_ || watched || !warm_) {
+    in_shared_memory([&] { queue_step(telemetry); });
+    warm_ = true;
+    return;
+  }
+  if (!recorded_->recorded()) {
+    // Cached encodings would be left out of the recording, and so never be made again.
+    for (Parameter* p : parameters_) p->bump_version();
+    recorded_->record([&] { queue_step(nullptr); });
+  }
+  recorded_->replay();
+  for (Parameter* p : parameters_) p->bump_version();
 }
 
 Session::StepResult Session::step() {
   const TrainerConfig& t = config_.trainer;
-  StepResult result;
+  const profile::Step profiled(profile_, step_ + 1, options_.device);
   state_.begin(static_cast<std::uint32_t>(step_), schedule_(step_));
   const std::int64_t position = loader_->position();
-  Telemetry* telemetry = due(t.telemetry_every) ? &telemetry_ : nullptr;
   for (std::int64_t micro = 0; micro < t.accumulation; ++micro)
-    result.loss +=
-        micro_step(loader_->next(), micro, tape_, telemetry) / static_cast<double>(t.accumulation);
-  result.norm = clip_gradients(parameters_, t.clip, state_);
-  if (!std::isfinite(result.loss)) state_.mark_bad();
-  if (state_.read().bad) {
+    batches_.put(micro, loader_->next());
+  run_step(due(t.telemetry_every) ? &telemetry_ : nullptr);
+  const StepScalars end = state_.read();
+  const StepResult result{.loss = end.loss, .norm = end.norm, .skipped = end.bad != 0};
+  if (result.skipped) {
     if (t.on_not_finite == NotFinite::Stop) handle_not_finite(position, result.loss, result.norm);
-    result.skipped = true;
+    state_.clear_bad();
+    ++skipped_;
   }
-  optimizer_->step(state_);
-  state_.clear_bad();
   ++step_;
   return result;
 }
@@ -185,8 +233,10 @@ void Session::handle_not_finite(std::int64_t position, double loss, double norm)
   Tape tape;
   tape.set_check_finite(true);
   try {
-    for (std::int64_t micro = 0; micro < config_.trainer.accumulation; ++micro)
-      micro_step(loader_->next(), micro, tape, nullptr);
+    for (std::int64_t micro = 0; micro < config_.trainer.accumulation; ++micro) {
+      batches_.put(micro, loader_->next());
+      micro_step(micro, tape, nullptr);
+    }
   } catch (const Error& e) {
     if (e.op() != "not finite") throw;
     fail("train",
@@ -209,10 +259,13 @@ void Session::save() {
 
 void Session::evaluate_now() {
   if (dataset_.val.tokens < 2) return;
-  const EvalResult r = evaluate(*model_, config_.data.path, "val",
-                                {.batch = config_.trainer.batch,
-                                 .sequence = sequence_,
-                                 .max_batches = config_.trainer.eval_batches});
+  EvalResult r;
+  in_shared_memory([&] {
+    r = evaluate(*model_, config_.data.path, "val",
+                 {.batch = config_.trainer.batch,
+                  .sequence = sequence_,
+                  .max_batches = config_.trainer.eval_batches});
+  });
   Json row = {{"step", step_}, {"val_loss", r.all.loss()}, {"val_tokens", r.all.tokens}};
   std::string text = fmt::format("step {}  validation loss {:.4f}", step_, r.all.loss());
   if (r.all.text_bytes) {
@@ -246,7 +299,7 @@ void Session::log(const StepResult& r, double seconds) {
                    {"tokens_per_second", rate},
                    {"tokens", static_cast<std::int64_t>(tokens) * step_},
                    {"memory_peak", memory.peak},
-                   {"skipped", optimizer_->skipped()}});
+                   {"skipped", skipped_}});
   const std::vector<std::pair<std::string, double>> scalars{
       {"train/loss", r.loss},
       {"train/lr", lr},

@@ -2,6 +2,7 @@
 // is in its configuration; when it stops and where it logs is not.
 #pragma once
 
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <string>
@@ -9,8 +10,12 @@
 
 #include "apps/train/train_config.h"
 #include "tensor/device.h"
+#include "tensor/profile.h"
 
 namespace nibble::train {
+
+// Whether steps after the first are replayed as one CUDA graph. The bits are the same either way.
+enum class GraphUse : std::uint8_t { Auto /* on a GPU */, On, Off };
 
 struct TrainOptions {
   TrainConfig config;
@@ -19,6 +24,8 @@ struct TrainOptions {
   std::filesystem::path init;    // a checkpoint (or run) whose weights to start from; "": none
   double max_minutes = 0;        // stop with a checkpoint after this long; 0: no limit
   Device device = kCpu;
+  GraphUse graph = GraphUse::Auto;
+  profile::Range profile{};          // steps that a profiler watches
   std::vector<std::string> command;  // argv, for run.json
   std::FILE* log = stderr;           // progress and messages
 };

@@ -24,20 +24,47 @@ void sgd_span(float* w, float* m, const G* gradient, std::int64_t n, const updat
 
 }  // namespace
 
-void adam(Tensor& w, Tensor& m, Tensor& v, const Tensor& gradient, const AdamScalars& s) {
+void accumulate_loss(StepScalars* step, const Tensor& loss, double divisor) {
+  update::accumulate_loss(*step, loss.item(), divisor);
+}
+
+void clip_by_norm(StepScalars* step, const Tensor& squares, double max_norm) {
+  update::clip_by_norm(*step, *squares.data<double>(), max_norm);
+}
+
+void count_update(Tensor& updates, Tensor& skipped, Tensor& number, const StepScalars* step) {
+  if (step->bad) {
+    *skipped.data<double>() += 1;
+    return;
+  }
+  *updates.data<double>() += 1;
+  *number.data<std::int32_t>() = static_cast<std::int32_t>(*updates.data<double>());
+}
+
+void adam_corrections(Tensor& corrections, Tensor& power1, Tensor& power2, double beta1,
+                      double beta2) {
+  update::adam_corrections(corrections.data<float>(), *power1.data<double>(),
+                           *power2.data<double>(), beta1, beta2);
+}
+
+void adam(Tensor& w, Tensor& m, Tensor& v, const Tensor& gradient, const AdamRule& rule,
+          const GroupRule& group, const StepScalars* step, const Tensor& corrections) {
   float *pw = w.data<float>(), *pm = m.data<float>(), *pv = v.data<float>();
-  const update::Adam step(s);
+  const float* c = corrections.data<float>();
+  const update::Adam element(rule, {group, *step}, c[0], c[1]);
   NIBBLE_FLOAT_SWITCH(gradient.dtype(), "adam", G, const G* pg = gradient.data<G>();
                       parallel_for(w.numel(), kGrain, [&](std::int64_t b, std::int64_t e) {
-                        adam_span(pw + b, pm + b, pv + b, pg + b, e - b, step);
+                        adam_span(pw + b, pm + b, pv + b, pg + b, e - b, element);
                       }));
 }
 
-void sgd(Tensor& w, Tensor& m, const Tensor& gradient, const SgdScalars& s) {
+void sgd(Tensor& w, Tensor& m, const Tensor& gradient, const SgdRule& rule, const GroupRule& group,
+         const StepScalars* step) {
   float *pw = w.data<float>(), *pm = m.defined() ? m.data<float>() : nullptr;
+  const update::Sgd element{rule, {group, *step}};
   NIBBLE_FLOAT_SWITCH(gradient.dtype(), "sgd", G, const G* pg = gradient.data<G>();
                       parallel_for(w.numel(), kGrain, [&](std::int64_t b, std::int64_t e) {
-                        sgd_span(pw + b, pm ? pm + b : nullptr, pg + b, e - b, update::Sgd{s});
+                        sgd_span(pw + b, pm ? pm + b : nullptr, pg + b, e - b, element);
                       }));
 }
 

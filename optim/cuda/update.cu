@@ -41,7 +41,9 @@ __device__ void store(const float (&x)[kWidth], float* p, std::int64_t i, std::i
 
 template <class G>
 __global__ void adam_kernel(float* w, float* m, float* v, const G* gradient, std::int64_t n,
-                            update::Adam step, bool aligned) {
+                            AdamRule rule, GroupRule group, const StepScalars* scalars,
+                            const float* corrections, bool aligned) {
+  const update::Adam step(rule, {group, *scalars}, corrections[0], corrections[1]);
   for (std::int64_t i = (blockIdx.x * std::int64_t{kBlock} + threadIdx.x) * kWidth; i < n;
        i += std::int64_t{gridDim.x} * kBlock * kWidth) {
     const bool whole = aligned && i + kWidth <= n;
@@ -59,8 +61,9 @@ __global__ void adam_kernel(float* w, float* m, float* v, const G* gradient, std
 }
 
 template <class G>
-__global__ void sgd_kernel(float* w, float* m, const G* gradient, std::int64_t n, update::Sgd step,
-                           bool aligned) {
+__global__ void sgd_kernel(float* w, float* m, const G* gradient, std::int64_t n, SgdRule rule,
+                           GroupRule group, const StepScalars* scalars, bool aligned) {
+  const update::Sgd step{rule, {group, *scalars}};
   for (std::int64_t i = (blockIdx.x * std::int64_t{kBlock} + threadIdx.x) * kWidth; i < n;
        i += std::int64_t{gridDim.x} * kBlock * kWidth) {
     const bool whole = aligned && i + kWidth <= n;
@@ -112,20 +115,23 @@ bool all_aligned(const P*... p) {
 
 }  // namespace
 
-void adam(Tensor& w, Tensor& m, Tensor& v, const Tensor& gradient, const AdamScalars& s) {
+void adam(Tensor& w, Tensor& m, Tensor& v, const Tensor& gradient, const AdamRule& rule,
+          const GroupRule& group, const StepScalars* step, const Tensor& corrections) {
   float *pw = w.data<float>(), *pm = m.data<float>(), *pv = v.data<float>();
+  const float* pc = corrections.data<float>();
   const std::int64_t n = w.numel();
   NIBBLE_CUDA_FLOAT_SWITCH(gradient.dtype(), "adam", G, const G* pg = gradient.data<G>();
-                           launch(adam_kernel<G>, blocks_for(n), kBlock, 0, pw, pm, pv, pg, n,
-                                  update::Adam(s), all_aligned(pw, pm, pv, pg)));
+                           launch(adam_kernel<G>, blocks_for(n), kBlock, 0, pw, pm, pv, pg, n, rule,
+                                  group, step, pc, all_aligned(pw, pm, pv, pg)));
 }
 
-void sgd(Tensor& w, Tensor& m, const Tensor& gradient, const SgdScalars& s) {
+void sgd(Tensor& w, Tensor& m, const Tensor& gradient, const SgdRule& rule, const GroupRule& group,
+         const StepScalars* step) {
   float *pw = w.data<float>(), *pm = m.defined() ? m.data<float>() : nullptr;
   const std::int64_t n = w.numel();
   NIBBLE_CUDA_FLOAT_SWITCH(gradient.dtype(), "sgd", G, const G* pg = gradient.data<G>();
-                           launch(sgd_kernel<G>, blocks_for(n), kBlock, 0, pw, pm, pg, n,
-                                  update::Sgd{s}, all_aligned(pw, pm, pg)));
+                           launch(sgd_kernel<G>, blocks_for(n), kBlock, 0, pw, pm, pg, n, rule,
+                                  group, step, all_aligned(pw, pm, pg)));
 }
 
 void stochastic_bf16(Tensor& y, const Tensor& x, const RngKey& key) {

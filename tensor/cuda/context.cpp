@@ -4,7 +4,10 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <utility>
 #include <vector>
+
+#include "tensor/cuda/graph.h"
 
 namespace nibble::cuda {
 namespace {
@@ -121,6 +124,7 @@ void use(int index) {
 int current() { return t_current < 0 ? 0 : t_current; }
 
 cudaStream_t stream() { return context().stream; }
+cudaStream_t exchange_stream(cudaStream_t s) { return std::exchange(context().stream, s); }
 int multiprocessors() { return context().multiprocessors; }
 Fault* fault() { return context().fault; }
 
@@ -150,15 +154,27 @@ void synchronize() {
 }
 
 void copy_to_device(void* to, const void* from, std::size_t bytes) {
+  NIBBLE_CHECK(!recording(), "graph", "{} bytes were to be copied from the host in a recorded step",
+               bytes);
   NIBBLE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream()));
 }
 
 void copy_to_host(void* to, const void* from, std::size_t bytes) {
+  NIBBLE_CHECK(!recording(), "graph", "{} bytes were to be copied to the host in a recorded step",
+               bytes);
   ++g_copies_to_host;
   NIBBLE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream()));
   synchronize();
 }
 std::uint64_t copies_to_host() { return g_copies_to_host; }
+
+void* allocate_pinned(std::size_t bytes) {
+  context();
+  void* block = nullptr;
+  NIBBLE_CUDA_CHECK(cudaHostAlloc(&block, bytes, cudaHostAllocDefault));
+  return block;
+}
+void free_pinned(void* block) { (void)cudaFreeHost(block); }
 
 void* allocate(std::size_t bytes) {
   context();  // the device is chosen and alive

@@ -28,6 +28,7 @@ void use(int index);
 int current();
 
 cudaStream_t stream();
+cudaStream_t exchange_stream(cudaStream_t s);  // the one before; for recording conditional work
 cublasLtHandle_t blas();
 inline constexpr std::size_t kBlasWorkspace = 64u << 20;
 void* blas_workspace();  // kBlasWorkspace bytes; products of one stream follow each other
@@ -36,9 +37,14 @@ int multiprocessors();
 void wait();         // for the stream
 void synchronize();  // waits, then throws what a kernel reported through fault()
 // Ordered on the stream. copy_to_host waits and is counted: an op that calls it is a defect.
+// Neither may be called while a graph is recorded.
 void copy_to_device(void* to, const void* from, std::size_t bytes);
 void copy_to_host(void* to, const void* from, std::size_t bytes);
 std::uint64_t copies_to_host();
+
+// Memory of the host that copies reach without a stop on the way; freed by free_pinned.
+void* allocate_pinned(std::size_t bytes);
+void free_pinned(void* block);
 
 // Device memory of `bytes` (not cached: Storage caches), nullptr when there is none left.
 void* allocate(std::size_t bytes);

@@ -36,20 +36,18 @@ GPU_TEST("cuda optim: AdamW gives the CPU's bits") {
   for (const DType dtype : {DType::F32, DType::BF16})
     for (const std::int64_t n : kSizes) {
       CAPTURE(n);
-      const AdamScalars s{.lr = 3e-4f,
-                          .beta1 = 0.9f,
-                          .beta2 = 0.95f,
-                          .epsilon = 1e-8f,
-                          .clip = 0.7f,
-                          .decay = 0.99997f,
-                          .correction1 = 1.5f,
-                          .correction2 = 2.5f};
+      const AdamRule rule{.beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f};
+      const Tensor corrections = Tensor::from(std::vector{1.5f, 2.5f}, {2});
       in_lockstep(
           {uniform({n}), uniform({n}, DType::F32, -1e-2, 1e-2, 2),
-           uniform({n}, DType::F32, 0, 1e-4, 3), gradient_of(n, dtype)},
+           uniform({n}, DType::F32, 0, 1e-4, 3), gradient_of(n, dtype), corrections},
           [&](const std::vector<Tensor>& x) {
             Tensor w = x[0].clone(), m = x[1].clone(), v = x[2].clone();
-            NIBBLE_DISPATCH(w.device(), adam(w, m, v, x[3], s));
+            StepState state(w.device());
+            state.begin(3, 3e-4);
+            state.set_clip(0.7);
+            NIBBLE_DISPATCH(w.device(),
+                            adam(w, m, v, x[3], rule, GroupRule{0.3, 0.1}, state.scalars(), x[4]));
             return std::vector<Tensor>{w, m, v};
           },
           check_bits_or_nan);
@@ -60,13 +58,16 @@ GPU_TEST("cuda optim: SGD gives the CPU's bits, with and without momentum") {
   for (const bool momentum : {false, true})
     for (const std::int64_t n : kSizes) {
       CAPTURE(n);
-      const SgdScalars s{
-          .lr = 3e-2f, .momentum = 0.9f, .clip = 0.7f, .decay = 0.997f, .nesterov = true};
+      const SgdRule rule{.momentum = 0.9f, .nesterov = true};
       in_lockstep(
           {uniform({n}), uniform({n}, DType::F32, -1, 1, 2), gradient_of(n, DType::F32)},
           [&](const std::vector<Tensor>& x) {
             Tensor w = x[0].clone(), m = momentum ? x[1].clone() : Tensor();
-            NIBBLE_DISPATCH(w.device(), sgd(w, m, x[2], s));
+            StepState state(w.device());
+            state.begin(3, 3e-2);
+            state.set_clip(0.7);
+            NIBBLE_DISPATCH(w.device(),
+                            sgd(w, m, x[2], rule, GroupRule{1.3, 0.1}, state.scalars()));
             return std::vector<Tensor>{w, m};
           },
           check_bits_or_nan);

@@ -1,0 +1,157 @@
+// Recorded steps: replays equal eager work bit for bit (tier: exact), keep their memory to
+// themselves, and refuse what could not be repeated.
+#include "autograd/context.h"
+#include "autograd/tape.h"
+#include "models/gpt2.h"
+#include "optim/adam.h"
+#include "tensor/recorded_work.h"
+#include "tests/cuda/lockstep.h"
+
+using namespace nibble;
+using namespace nibble::testing;
+
+namespace {
+
+using Named = std::vector<std::pair<std::string, Tensor>>;
+
+struct Training {
+  Named end;                     // weights and states
+  std::vector<StepScalars> log;  // of every step
+};
+
+// `steps` updates of two micro-batches each; step 2 is spoilt from outside and must change nothing.
+Training train(const std::string& recipe_text, const std::string& moments, bool recorded,
+               double dropout) {
+  constexpr int kSteps = 6, kMicro = 2;
+  const Recipe recipe = recipes::parse(recipe_text);
+  Gpt2Config c;
+  c.vocab = 300, c.context = 64, c.layers = 2, c.heads = 2, c.width = 128;
+  c.compute = DType::BF16, c.vocab_chunk = 128;
+  c.embedding_dropout = c.attention_dropout = c.residual_dropout = dropout;
+  Gpt2 model(c, recipe, 42, kGpu);
+  AdamOptions options;
+  options.m.codec = find_codec(moments);
+  options.v.codec = find_codec(moments == "dyn8:group256" ? "dynu8:group256" : moments);
+  AdamW adam({{parameters(model), 1, 0.1}}, options);
+  StepState state(kGpu);
+  Tape tape;
+  std::vector<Tensor> batches;
+  for (int i = 0; i < kMicro; ++i) batches.push_back(Tensor::zeros({4, 64}, DType::I32, kGpu));
+  const auto queue = [&] {
+    for (int micro = 0; micro < kMicro; ++micro) {
+      const ForwardScope scope({.training = true,
+                                .seed = 9,
+                                .step = state.step_pointer(),
+                                .micro_step = static_cast<std::uint32_t>(micro)});
+      const Tape::Recording recording(tape);
+      const Tensor& ids = batches[static_cast<std::size_t>(micro)];
+      const Var loss = model.loss(ids, ids);
+      accumulate_loss(state, loss.tensor(), kMicro);
+      tape.backward(loss, Tensor::full(loss.shape(), 1.0 / kMicro, loss.dtype(), kGpu));
+    }
+    queue_clip_gradients(parameters(model), 1, state);
+    adam.step(state);
+  };
+  RecordedWork work(kGpu);
+  Training out;
+  for (std::uint32_t step = 0; step < kSteps; ++step) {
+    state.begin(step, 3e-3);
+    if (step == 2) state.mark_bad();
+    for (std::uint32_t i = 0; i < kMicro; ++i)
+      batches[i].copy_from(Tensor::uniform({4, 64}, 0, 300, RngKey{5, 1 + step * kMicro + i})
+                               .to(DType::I32)
+                               .to(kGpu));
+    if (recorded && step > 0) {
+      if (!work.recorded()) {
+        for (Parameter* p : parameters(model)) p->bump_version();
+        work.record(queue);
+      }
+      work.replay();
+      for (Parameter* p : parameters(model)) p->bump_version();
+    } else {
+      queue();
+    }
+    out.log.push_back(state.read());
+    state.clear_bad();
+  }
+  for (Parameter* p : parameters(model)) out.end.emplace_back(p->name, p->dense().to(kCpu).clone());
+  for (const auto& [name, tensor] : adam.state_tensors())
+    out.end.emplace_back(name, tensor.to(kCpu).clone());
+  CHECK(adam.updates() == kSteps - 1);
+  CHECK(adam.skipped() == 1);
+  return out;
+}
+
+}  // namespace
+
+GPU_TEST("cuda graph: recorded training gives the bits of eager training") {
+  for (const char* recipe : {"none", "int8", "w8a8g8", "int8_sr"})
+    for (const char* moments : {"f32", "dyn8:group256", "int8:group128:sr"})
+      for (const double dropout : {0.0, 0.1}) {
+        CAPTURE(recipe);
+        CAPTURE(moments);
+        CAPTURE(dropout);
+        const Training eager = train(recipe, moments, false, dropout),
+                       replayed = train(recipe, moments, true, dropout);
+        for (std::size_t i = 0; i < eager.log.size(); ++i) {
+          CHECK(eager.log[i].loss == replayed.log[i].loss);
+          CHECK(eager.log[i].norm == replayed.log[i].norm);
+          CHECK(eager.log[i].bad == replayed.log[i].bad);
+        }
+        for (std::size_t i = 0; i < eager.end.size(); ++i)
+          check_bits(eager.end[i].second, replayed.end[i].second, eager.end[i].first);
+      }
+}
+
+GPU_TEST("cuda graph: a replay's memory is nobody else's") {
+  const std::int64_t n = 1 << 20;
+  const Tensor x = uniform({n}).to(kGpu);
+  Tensor y = Tensor::zeros({n}, DType::F32, kGpu);
+  const auto work = [&] {
+    const Tensor a = ops::affine(x, 2), b = ops::mul(a, a);
+    y.copy_from(ops::add(a, b));
+  };
+  work();
+  const Tensor expected = y.to(kCpu).clone();
+  RecordedWork recorded(kGpu);
+  recorded.record(work);
+  y.fill(0);
+  std::vector<Tensor> others;
+  for (int i = 0; i < 8; ++i) others.push_back(Tensor::full({n}, 7, DType::F32, kGpu));
+  recorded.replay();
+  check_bits(expected, y.to(kCpu));
+  for (const Tensor& other : others) CHECK(ops::max(other).item() == 7);
+  for (const Tensor& other : others) CHECK(ops::sum(other).item() == 7.0 * static_cast<double>(n));
+}
+
+GPU_TEST("cuda graph: a condition is decided by the device at each replay") {
+  StepState state(kGpu);
+  Tensor y = Tensor::zeros({4}, DType::F32, kGpu);
+  const Tensor one = Tensor::full({4}, 1, DType::F32, kGpu);
+  RecordedWork recorded(kGpu);
+  recorded.record([&] { state.unless_bad([&] { ops::axpy(y, one); }); });
+  CHECK(y.to_vector() == std::vector<float>(4, 0));  // recording runs nothing
+  recorded.replay();
+  recorded.replay();
+  CHECK(y.to_vector() == std::vector<float>(4, 2));
+  state.mark_bad();
+  recorded.replay();
+  CHECK(y.to_vector() == std::vector<float>(4, 2));
+  state.clear_bad();
+  recorded.replay();
+  CHECK(y.to_vector() == std::vector<float>(4, 3));
+}
+
+GPU_TEST("cuda graph: copies from and to the host are refused, and the stream survives") {
+  const Tensor x = uniform({64}).to(kGpu);
+  RecordedWork recorded(kGpu);
+  CHECK_THROWS_WITH_AS(recorded.record([&] { (void)x.to(kCpu); }),
+                       doctest::Contains("recorded step"), Error);
+  CHECK_THROWS_WITH_AS(recorded.record([&] { (void)Tensor::arange(5, DType::F32, kGpu); }),
+                       doctest::Contains("recorded step"), Error);
+  StepState state(kGpu);
+  CHECK_THROWS_AS(recorded.record([&] { state.unless_bad([&] { (void)x.to(kCpu); }); }), Error);
+  CHECK_FALSE(recorded.recorded());
+  CHECK_THROWS_AS(recorded.replay(), Error);
+  CHECK(ops::add(x, x).to_vector().size() == 64);
+}
