@@ -2,15 +2,16 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
-#include <fstream>
 
 #include "apps/report/charts.h"
 #include "apps/report/page.h"
 #include "tensor/check.h"
+#include "tests/report_testing.h"
 #include "tests/temp_dir.h"
 
 using namespace nibble;
 using namespace nibble::report;
+using nibble::test::write_run;
 
 namespace {
 
@@ -19,25 +20,6 @@ std::vector<Pair> pairs(const std::vector<double>& differences) {
   for (std::size_t i = 0; i < differences.size(); ++i)
     out.push_back({i + 1, 3.0, 3.0 + differences[i], false});
   return out;
-}
-
-// A finished run of `steps` steps that ends at `loss`.
-void write_run(const std::filesystem::path& path, const std::string& recipe, int seed, double loss,
-               int steps = 10, const std::string& extra = "") {
-  std::filesystem::create_directories(path);
-  std::ofstream(path / "run.json")
-      << R"({"sessions":[{"start_time":"t","data_hash":"d","config":{"recipe":")" << recipe
-      << R"(","trainer":{"seed":)" << seed
-      << R"(,"steps":10,"lr":0.001},"optimizer":{"type":"adamw"}}}]})";
-  std::ofstream out(path / "metrics.jsonl");
-  for (int s = 1; s <= steps; ++s)
-    out << R"({"step":)" << s << R"(,"loss":)" << 5.0 - s * 0.1
-        << R"(,"lr":0.001,"grad_norm":1,"tokens_per_second":100,"tokens":)" << s * 50
-        << R"(,"memory_peak":1073741824,"skipped":0})"
-        << "\n";
-  out << R"({"step":)" << steps << R"(,"val_loss":)" << loss << R"(,"val_bits_per_byte":1.5})"
-      << "\n";
-  out << extra;
 }
 
 }  // namespace
@@ -97,8 +79,8 @@ TEST_CASE("report: runs form groups, and only pairs count") {
     write_run(dir / fmt::format("int8-{}", seed), "int8", seed, 2.81 + seed * 0.01);
     write_run(dir / fmt::format("bad-{}", seed), "a4", seed, 2.95 + seed * 0.0101);
   }
-  write_run(dir / "int8-4", "int8", 4, 2.9);     // no partner
-  write_run(dir / "half-1", "int4", 1, 2.9, 4);  // not finished
+  write_run(dir / "int8-4", "int8", 4, 2.9);                // no partner
+  write_run(dir / "half-1", "int4", 1, 2.9, {.steps = 4});  // not finished
   const auto runs = read_runs({(dir / "").string()});
   REQUIRE(runs.size() == 11);
   const Table t = compare_runs(runs, {.baseline = "", .control = "bad-2", .margin = 0.02});
@@ -123,13 +105,12 @@ TEST_CASE("report: runs form groups, and only pairs count") {
 
 TEST_CASE("report: a run is read as far as it is whole") {
   const test::TempDir dir;
-  write_run(
-      dir / "a", "int8", 1, 2.8, 10,
-      "not json\n"
-      R"({"step":10,"module":"h.0","role":"fprop.lhs","absmax":3,"clipped":0.1,"flushed":0.2,)"
-      R"("sqnr_db":31.5,"elements":8})"
-      "\n"
-      R"({"step":10,"loss":nu)");
+  write_run(dir / "a", "int8", 1, 2.8,
+            {.extra = "not json\n"
+                      R"({"step":10,"module":"h.0","role":"fprop.lhs","absmax":3,"clipped":0.1,)"
+                      R"("flushed":0.2,"sqnr_db":31.5,"elements":8})"
+                      "\n"
+                      R"({"step":10,"loss":nu)"});
   const RunRecord r = read_run(dir / "a");
   CHECK(r.status == Status::Finished);
   CHECK(r.train.size() == 10);

@@ -39,9 +39,10 @@ int write_report(const Options& o) {
   std::optional<report::Table> table;
   try {
     table = compare_runs(runs, o.how);
-  } catch (const Error&) {
+  } catch (const Error& e) {
     // Runs that form no pairs have no verdicts; a baseline that was asked for must exist.
     if (!o.how.baseline.empty() || !o.how.control.empty()) throw;
+    if (runs.size() > 1) fmt::print(stderr, "nibble: warning: no verdicts: {}\n", e.what());
   }
   const std::string html = page(runs, table);
   write_file_atomically(o.output, html, "report");

@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <map>
 
+#include "apps/report/pairing.h"
 #include "tensor/check.h"
 
 namespace nibble::report {
@@ -46,15 +46,15 @@ struct Cluster {
   std::vector<const RunRecord*> runs;
 };
 
-std::vector<Cluster> cluster(const std::vector<RunRecord>& runs) {
+std::vector<Cluster> cluster(const std::vector<const RunRecord*>& runs) {
   std::vector<Cluster> all;
-  for (const RunRecord& run : runs) {
-    const Flat traits = traits_of(run);
+  for (const RunRecord* run : runs) {
+    const Flat traits = traits_of(*run);
     auto at = std::ranges::find(all, traits, &Cluster::traits);
     if (at == all.end()) at = all.insert(all.end(), {traits, {}});
-    at->runs.push_back(&run);
+    at->runs.push_back(run);
   }
-  for (Cluster& c : all) std::ranges::sort(c.runs, {}, &RunRecord::seed);
+  for (Cluster& c : all) std::ranges::stable_sort(c.runs, {}, &RunRecord::seed);
   return all;
 }
 
@@ -87,39 +87,6 @@ const Cluster& baseline_of(const std::vector<Cluster>& all, const std::string& n
   return found ? *found : all.front();
 }
 
-// Not finite, more than 0.5 above its baseline at the end, or 0.3 above its own minimum.
-bool has_failed(const RunRecord& run, double baseline) {
-  double least = run.final_loss();
-  for (const ValidationRow& v : run.validation) least = std::fmin(least, v.loss);
-  const double end = run.final_loss();
-  return !std::isfinite(end) || end > baseline + 0.5 || end > least + 0.3;
-}
-
-std::vector<Pair> pair_up(const Cluster& base, const Cluster& other,
-                          std::vector<std::string>& notes) {
-  std::vector<Pair> pairs;
-  for (const RunRecord* run : other.runs) {
-    const auto partner = std::ranges::find(base.runs, run->seed, &RunRecord::seed);
-    const bool failed = run->status == Status::Failed;
-    if (run->status != Status::Finished && !failed) {
-      notes.push_back(fmt::format("{} is left out: {}", run->name, run->status_text()));
-    } else if (!failed && run->validation.empty()) {
-      notes.push_back(fmt::format("{} is left out: it has no validation loss", run->name));
-    } else if (partner == base.runs.end() || (*partner)->validation.empty() ||
-               (*partner)->status != Status::Finished) {
-      notes.push_back(fmt::format("{} is left out: the baseline has no finished run of seed {}",
-                                  run->name, run->seed));
-    } else if ((*partner)->data_hash != run->data_hash) {
-      notes.push_back(
-          fmt::format("{} is left out: it read other data than {}", run->name, (*partner)->name));
-    } else {
-      const double loss = (*partner)->final_loss();
-      pairs.push_back({run->seed, loss, run->final_loss(), failed || has_failed(*run, loss)});
-    }
-  }
-  return pairs;
-}
-
 std::string joined(const std::vector<std::string>& words) {
   std::string text;
   for (const std::string& w : words) text += (text.empty() ? "" : ", ") + w;
@@ -130,10 +97,18 @@ std::string joined(const std::vector<std::string>& words) {
 
 Table compare_runs(const std::vector<RunRecord>& runs, const CompareOptions& options) {
   NIBBLE_CHECK(runs.size() >= 2, kOp, "got {} run, expected at least two", runs.size());
-  const std::vector<Cluster> all = cluster(runs);
+  std::vector<std::string> notes;
+  std::vector<const RunRecord*> known;
+  for (const RunRecord& run : runs) {
+    if (run.config.empty())
+      notes.push_back(fmt::format("{} is left out: its configuration is unknown", run.name));
+    else
+      known.push_back(&run);
+  }
+  const std::vector<Cluster> all = cluster(known);
   NIBBLE_CHECK(all.size() >= 2, kOp,
-               "the {} runs differ in nothing but their seeds: there is nothing to compare",
-               runs.size());
+               "the {} runs differ in nothing but their seeds: there is nothing to compare{}{}",
+               known.size(), notes.empty() ? "" : "; ", notes.empty() ? "" : notes.front());
   const Cluster& base = baseline_of(all, options.baseline);
   const Cluster* control =
       options.control.empty() ? nullptr : with_run(all, options.control, "control");
@@ -142,25 +117,25 @@ Table compare_runs(const std::vector<RunRecord>& runs, const CompareOptions& opt
 
   Table table{.metric = "validation loss, nats a token",
               .margin = options.margin,
-              .baseline = {"recipe=" + recipe_of(base), base.runs, {}},
+              .baseline = {"recipe=" + recipe_of(base), countable(base.runs, notes), {}},
               .groups = {},
               .comparisons = {},
-              .notes = {}};
+              .notes = std::move(notes)};
   std::vector<std::vector<Pair>> pairs;
   std::size_t control_at = ~std::size_t{0};
   for (const Cluster& c : all) {
     if (&c == &base) continue;
-    std::vector<Pair> own = pair_up(base, c, table.notes);
-    if (own.empty()) continue;
-    if (&c == control) control_at = pairs.size();
     const std::vector<std::string> apart = differences(base.traits, c.traits);
-    Group group{.label = {}, .runs = c.runs, .foreign = {}};
+    Group group{.label = {}, .runs = countable(c.runs, table.notes), .foreign = {}};
     std::vector<std::string> label;
     for (const std::string& d : apart) {
       if (!is_expected(d)) group.foreign.push_back(d);
       if (!d.starts_with("optimizer.") || apart.size() == 1) label.push_back(d);
     }
     group.label = joined(label.empty() ? apart : label);
+    std::vector<Pair> own = pair_up(table.baseline.runs, group.runs, group.label, table.notes);
+    if (own.empty()) continue;
+    if (&c == control) control_at = pairs.size();
     if (!group.foreign.empty())
       table.notes.push_back(fmt::format("{}: these are not only another recipe ({})", group.label,
                                         joined(group.foreign)));

@@ -11,7 +11,7 @@ namespace nibble::report {
 
 struct Group {
   std::string label;                   // what sets it apart: "recipe=int8"
-  std::vector<const RunRecord*> runs;  // by seed
+  std::vector<const RunRecord*> runs;  // those that count, by seed
   std::vector<std::string> foreign;    // differences that are neither recipe nor optimizer
 };
 
@@ -29,8 +29,9 @@ struct CompareOptions {
   std::string control;   // likewise, of the group that is known to be bad; empty: none
   double margin = 0.01;
 };
-// By the last validation of finished runs; a group without a partner of the same seed in the
-// baseline is left out. Throws Error "compare: …" when there is nothing to compare.
+// By the last validation of finished runs (apps/report/pairing.h says which count); a group without
+// a partner of the same seed and data in the baseline is left out. Throws Error "compare: …" when
+// there is nothing to compare, or two runs of one seed contradict each other.
 Table compare_runs(const std::vector<RunRecord>& runs, const CompareOptions& options);
 
 }  // namespace nibble::report

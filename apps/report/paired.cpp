@@ -100,7 +100,8 @@ std::vector<Comparison> compare(std::vector<std::vector<Pair>> table, double mar
   std::vector<std::size_t> tested;
   for (std::size_t i = 0; i < all.size(); ++i) {
     Comparison& c = all[i];
-    if (std::ranges::any_of(c.pairs, [](const Pair& p) { return p.failed; }))
+    if (std::ranges::any_of(
+            c.pairs, [](const Pair& p) { return p.failed || !std::isfinite(p.difference()); }))
       c.verdict = Verdict::Failed;
     else if (c.pairs.size() >= 3)
       tested.push_back(i);

@@ -163,7 +163,8 @@ RunRecord read_run(const std::filesystem::path& path) {
   if (const auto sessions = info.find("sessions");
       sessions != info.end() && sessions->is_array() && !sessions->empty()) {
     const Json& last = sessions->back();
-    run.config = last.value("config", Json::object());
+    if (const auto config = last.find("config"); config != last.end() && config->is_object())
+      run.config = *config;
     run.data_hash = last.value("data_hash", "");
     run.started = sessions->front().value("start_time", "");
     if (const auto build = last.find("build"); build != last.end() && build->is_object())
