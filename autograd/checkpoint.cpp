@@ -16,6 +16,7 @@ struct Checkpoint {
   void backward(Grads& g) const {
     Tape tape;
     tape.set_check_finite(g.tape().check_finite());
+    tape.set_observer(g.tape().observer());
     const ForwardScope forward(context);
     const Tape::Recording recording(tape);
     const Var input = g.wants(0) ? tape.watch(x.get()) : Var(x.get());

@@ -13,6 +13,13 @@ thread_local Tape* t_active = nullptr;
 thread_local UsedParameters* t_used = nullptr;
 std::atomic<std::uint64_t> g_recordings{0};
 
+// The dense tensor of a value, or null.
+const Tensor* dense_of(const Value& value) {
+  const auto* dense = std::get_if<Tensor>(&value);
+  if (const auto* encoded = std::get_if<Encoded>(&value)) dense = &encoded->dense();
+  return dense && dense->defined() ? dense : nullptr;
+}
+
 bool is_finite(const Tensor& x) { return !is_float(x.dtype()) || ops::all_finite(x); }
 
 }  // namespace
@@ -122,6 +129,8 @@ Var Tape::append(const OpInfo& op, void* state, std::span<const Var* const> inpu
     ++node.inputs;
   }
   if (check_finite_) check_output(node, output);
+  if (observer_)
+    if (const Tensor* dense = dense_of(output)) observer_->output(observed(), *dense);
   Var result;
   result.value_ = std::move(output);
   Slot& slot = slots_[static_cast<std::size_t>(node.output)];
@@ -155,6 +164,7 @@ void Tape::run_backward() {
     if (gradient.defined()) {
       const ModuleScope scope(*node.module);
       const ProfileRange range(node.op->name);
+      if (observer_) observer_->gradient(observed(), gradient);
       Grads grads(*this, node);
       node.op->backward(node.state, grads);
       if (check_finite_) check_gradients(node);
@@ -197,10 +207,14 @@ void Tape::accumulate(Slot& slot, Tensor gradient) {
   slot.grad = slot.grad.defined() ? ops::add(slot.grad, gradient) : std::move(gradient);
 }
 
+TapeObserver::Op Tape::observed() const {
+  const Node& node = nodes_.back();
+  return {*node.module, node.op->name, recording_, nodes_.size() - 1};
+}
+
 void Tape::check_output(const Node& node, const Value& output) const {
-  const auto* dense = std::get_if<Tensor>(&output);
-  if (const auto* encoded = std::get_if<Encoded>(&output)) dense = &encoded->dense();
-  NIBBLE_CHECK(!dense || !dense->defined() || is_finite(*dense), "not finite",
+  const Tensor* dense = dense_of(output);
+  NIBBLE_CHECK(!dense || is_finite(*dense), "not finite",
                "the output of {} in module '{}' ({}) holds a NaN or infinity", node.op->name,
                *node.module, describe(*dense));
 }

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "autograd/observer.h"
 #include "autograd/var.h"
 
 namespace nibble {
@@ -76,6 +77,9 @@ class Tape {
   // module and tensor. Slow and synchronising: for the rerun after a bad step.
   void set_check_finite(bool on) { check_finite_ = on; }
   bool check_finite() const { return check_finite_; }
+  // Sees every output and gradient (autograd/observer.h); null: nobody. It must outlive the passes.
+  void set_observer(TapeObserver* observer) { observer_ = observer; }
+  TapeObserver* observer() const { return observer_; }
   std::string summary() const;  // one line a node: name, module, output shape
   std::size_t size() const { return nodes_.size(); }
 
@@ -103,6 +107,7 @@ class Tape {
   std::int32_t slot_of(const Var& input);
   void run_backward();
   void accumulate(Slot& slot, Tensor gradient);
+  TapeObserver::Op observed() const;  // the last node
   void check_output(const Node& node, const Value& output) const;
   void check_gradients(const Node& node) const;
 
@@ -113,6 +118,7 @@ class Tape {
   std::vector<std::pair<Parameter*, std::int32_t>> parameter_slots_;
   std::function<void(Parameter&)> grad_ready_;
   std::uint64_t recording_ = 0;
+  TapeObserver* observer_ = nullptr;
   bool check_finite_ = false;
 };
 

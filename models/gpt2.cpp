@@ -57,6 +57,7 @@ Gpt2::Block::Block(const Gpt2Config& c, const Recipe& recipe, const std::string&
       mlp_dropout(c.residual_dropout) {}
 
 Var Gpt2::Block::operator()(const Var& x) {
+  const ModuleScope scope(path());  // the sums are the block's own
   const Var h = x + attn_dropout(attn(ln1(x)));
   return h + mlp_dropout(mlp(ln2(h)));
 }

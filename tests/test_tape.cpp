@@ -1,4 +1,5 @@
 // The tape: lifetimes, errors and hooks.
+#include "autograd/checkpoint.h"
 #include "autograd/context.h"
 #include "autograd/linear.h"
 #include "autograd/ops.h"
@@ -172,4 +173,65 @@ TEST_CASE("tape: an error while recording leaves a tape that can go on") {
   CHECK_THROWS_AS(log(x), Error);
   tape.backward(sum(y));
   check_close(tape.gradient(x), {-2, -2}, 0);
+}
+
+namespace {
+
+// "module/op output" and "module/op gradient", with the values' sums.
+struct Log : TapeObserver {
+  std::vector<std::string> lines;
+  std::vector<double> sums;
+  std::vector<std::pair<std::uint64_t, std::size_t>> ids;
+  void note(const char* what, const Op& op, const Tensor& value) {
+    lines.push_back(fmt::format("{}/{} {}", op.module, op.name, what));
+    sums.push_back(ops::sum(value).item());
+    ids.emplace_back(op.recording, op.index);
+  }
+  void output(const Op& op, const Tensor& value) override { note("output", op, value); }
+  void gradient(const Op& op, const Tensor& value) override { note("gradient", op, value); }
+};
+
+}  // namespace
+
+TEST_CASE("tape: an observer sees outputs forward and whole gradients backward") {
+  // Tier: exact, the numbers are small integers.
+  Tape tape;
+  Log log;
+  const std::string path = "layer";
+  const auto pass = [&] {
+    const Tape::Recording recording(tape);
+    const Var x = tape.watch(Tensor::full({2}, 3));
+    const Var y = [&] {
+      const ModuleScope scope(path);
+      return square(x);
+    }();
+    const Var unused = square(y);
+    tape.backward(sum(y + y));  // both halves of the gradient of y before its square runs
+    return tape.gradient(x).to_vector();
+  };
+  const std::vector<float> unobserved = pass();
+  CHECK(log.lines.empty());
+  tape.set_observer(&log);
+  CHECK(pass() == unobserved);
+  CHECK(log.lines == std::vector<std::string>{"layer/square output", "/square output",
+                                              "/add output", "/sum output", "/sum gradient",
+                                              "/add gradient", "layer/square gradient"});
+  CHECK(log.sums == std::vector<double>{18, 162, 36, 36, 1, 2, 4});
+  CHECK(log.ids[0] == log.ids[6]);
+  CHECK(log.ids[2] == log.ids[5]);
+  tape.set_observer(nullptr);
+  pass();
+  CHECK(log.lines.size() == 7);
+}
+
+TEST_CASE("tape: an observer sees into a checkpoint once") {
+  Tape tape;
+  Log log;
+  tape.set_observer(&log);
+  const Tape::Recording recording(tape);
+  const Var x = tape.watch(Tensor::full({2}, 3));
+  tape.backward(sum(checkpoint([](const Var& h) { return square(h); }, x)));
+  CHECK(log.lines == std::vector<std::string>{"/checkpoint output", "/sum output", "/sum gradient",
+                                              "/checkpoint gradient", "/square output",
+                                              "/square gradient"});
 }
