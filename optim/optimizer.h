@@ -50,6 +50,7 @@ class Optimizer {
   void zero_grad();
 
   const std::vector<ParameterGroup>& groups() const { return groups_; }
+  const std::vector<StateSlot>& slots() const { return slots_; }
   std::vector<Parameter*> parameters() const;
   std::uint64_t updates() const;  // made so far, skipped steps not counted; synchronises
   std::uint64_t skipped() const;  // likewise

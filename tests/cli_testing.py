@@ -1,5 +1,8 @@
 """What the tests of the built program share."""
+import array
+import ast
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -55,6 +58,20 @@ def make_tokens(folder, size=20000):
     done = nibble("tokenize", "--input", text, "--output", folder / "tokens", "--val-fraction", 0.2)
     assert done.returncode == 0, done.stderr
     return folder / "tokens"
+
+
+def read_npy(path):
+    """(dtype, shape, values in C order) of a .npy file of version 1.0, read as its specification says."""
+    data = path.read_bytes()
+    assert data[:8] == b"\x93NUMPY\x01\x00", data[:8]
+    size = int.from_bytes(data[8:10], "little")
+    assert (10 + size) % 64 == 0 and data[9 + size:10 + size] == b"\n", size
+    header = ast.literal_eval(data[10:10 + size].decode("latin1"))
+    assert sorted(header) == ["descr", "fortran_order", "shape"] and header["fortran_order"] is False, header
+    values = array.array({"<f8": "d", "<f4": "f", "<i4": "i", "|i1": "b", "|u1": "B"}[header["descr"]])
+    values.frombytes(data[10 + size:])
+    assert len(values) == math.prod(header["shape"]), header
+    return header["descr"], header["shape"], values.tolist()
 
 
 def main():

@@ -48,6 +48,9 @@ TEST_CASE("config: the edit distance counts a swap of neighbours once") {
   CHECK(config::edit_distance("lr", "rl") == 1);
   CHECK(config::nearest("a", {}) == "");
   CHECK(config::nearest("b", {"x", "y"}) == "x");
+  CHECK(config::nearest_few("b", {"xyz", "y", "b", "x"}) == "b, y, x");  // equals in their order
+  CHECK(config::nearest_few("b", {"y"}) == "y");
+  CHECK(config::nearest_few("b", {}) == "");
 }
 
 TEST_CASE("config: --set reaches any depth, as JSON or as a string") {

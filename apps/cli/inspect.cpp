@@ -18,6 +18,7 @@ struct Options {
   std::string path;
   std::vector<std::string> overrides;
   std::string device = "cpu", memory;
+  std::vector<std::pair<std::string, std::string>> dumps;  // name, file
   bool all = false, stats = false, json = false;
 };
 
@@ -41,10 +42,12 @@ int run_inspect(const Options& o) {
     NIBBLE_CHECK(fs::is_regular_file(tensors), "inspect", "{} is not a file", tensors.string());
     NIBBLE_CHECK(o.overrides.empty() && o.memory.empty() && !o.all, "inspect",
                  "--set, --memory and --all are for a configuration: got {}", tensors.string());
-    return inspect_file(tensors, o.stats, o.json);
+    return o.dumps.empty() ? inspect_file(tensors, o.stats, o.json)
+                           : dump_tensors(tensors, o.dumps);
   }
-  NIBBLE_CHECK(!o.stats, "inspect", "--stats is for a file of tensors: got the configuration {}",
-               o.path);
+  NIBBLE_CHECK(!o.stats && o.dumps.empty(), "inspect",
+               "{} is for a file of tensors: got the configuration {}",
+               o.stats ? "--stats" : "--dump", o.path);
   return inspect_config({.files = config::split_files(o.path),
                          .overrides = o.overrides,
                          .device = parse_device(o.device),
@@ -68,8 +71,14 @@ void add_inspect(CommandLine& line) {
       ->capture_default_str();
   c->add_option("--memory", o->memory, "Say what fits into this much, e.g. 24GiB");
   c->add_flag("--all", o->all, "Each parameter and layer, not each block's kind");
-  c->add_flag("--stats", o->stats, "Statistics and a histogram of each tensor");
-  c->add_flag("--json", o->json, "For machines");
+  auto* stats = c->add_flag("--stats", o->stats, "Statistics and a histogram of each tensor");
+  auto* json = c->add_flag("--json", o->json, "For machines");
+  c->add_option("--dump", o->dumps,
+                "Write a tensor as .npy: a parameter or state (wte.weight/m) decoded to f32, or a "
+                "stored tensor (wte.weight/m.codes, wte.weight/scales) as it lies; may be repeated")
+      ->type_name("NAME FILE.npy")
+      ->excludes(stats)
+      ->excludes(json);
   c->callback([o, &line] { line.action = [o] { return run_inspect(*o); }; });
 }
 

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "apps/train/train_config.h"
@@ -46,5 +47,12 @@ std::string size_text(std::uint64_t bytes);
 // Prints; the result is whether the file is intact. Damage is thrown after the listing, as the one
 // line that the program ends with.
 int inspect_file(const std::filesystem::path& path, bool stats, bool json);
+
+// Writes tensors of a file as .npy, one a pair of (name, file): a stored tensor as it lies, codes
+// one a byte; what is stored as codes and scales decoded, under the name of the parameter
+// ("wte.weight") or of its state ("wte.weight/m"). Throws Error("inspect") naming the nearest names
+// of an unknown one.
+int dump_tensors(const std::filesystem::path& path,
+                 const std::vector<std::pair<std::string, std::string>>& dumps);
 
 }  // namespace nibble::cli

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 namespace nibble::config {
 
@@ -34,6 +35,21 @@ std::string nearest(std::string_view word, const std::vector<std::string>& known
     }
   }
   return best;
+}
+
+std::string nearest_few(std::string_view word, const std::vector<std::string>& known,
+                        std::size_t count) {
+  std::vector<std::pair<std::size_t, std::string_view>> all;
+  for (const std::string& candidate : known)
+    all.emplace_back(edit_distance(word, candidate), candidate);
+  std::stable_sort(all.begin(), all.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::string text;
+  for (std::size_t i = 0; i < std::min(count, all.size()); ++i) {
+    if (i > 0) text += ", ";
+    text += all[i].second;
+  }
+  return text;
 }
 
 }  // namespace nibble::config
