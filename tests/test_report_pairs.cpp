@@ -1,6 +1,7 @@
 // Which runs count, and with whom. Tier of every comparison: exact; losses are given, not computed.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "apps/report/groups.h"

@@ -2,7 +2,7 @@
 # find_package(nibble) reads.
 include(CMakePackageConfigHelpers)
 
-set(components tensor quant autograd nn optim models data config run report train cli)
+set(components tensor quant autograd nn optim models data config run report train compare cli)
 list(TRANSFORM components PREPEND nibble_ OUTPUT_VARIABLE component_targets)
 install(TARGETS nibble RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(TARGETS ${component_targets} EXPORT nibble_targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}/nibble)
