@@ -41,6 +41,17 @@ command -v ccache > /dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 must "installs" cmake --install "$build" --prefix "$work/prefix"
 # The installed tree must not lean on the one it came from.
 must "can be moved" mv "$work/prefix" "$work/moved"
+# Each library that can be linked brings the headers of its folder.
+libraries_have_headers() {
+  local library name
+  for library in "$work"/moved/lib*/nibble/libnibble_*.a "$work"/moved/lib*/*/nibble/libnibble_*.a; do
+    [[ -e "$library" ]] || continue
+    name="${library##*/libnibble_}" name="${name%.a}"
+    compgen -G "$work/moved/include/nibble/$name/*.h" || compgen -G "$work/moved/include/nibble/apps/$name/*.h" ||
+      { echo "$name has no headers"; return 1; }
+  done
+}
+must "every library has its headers" libraries_have_headers
 must "find_package finds it" cmake -S apps/examples/extension -B "$work/build" "${launcher[@]}" \
   -DCMAKE_PREFIX_PATH="$work/moved"
 must "the extension builds" cmake --build "$work/build" --parallel 2

@@ -157,7 +157,7 @@ int compare_layers(const LayerOptions& o) {
   const auto [a, b] = sides_of(o);
   Window window = window_of(o, a, b);
   const std::uint64_t seed = o.seed.value_or(a.config.trainer.seed);
-  const auto model_a = build_side(a, window.vocab, seed, device);
+  auto model_a = build_side(a, window.vocab, seed, device);
   const auto model_b = build_side(b, window.vocab, seed, device);
   compare::check_same_shapes(*model_a, *model_b);
   const std::int64_t context = std::min(model_a->context(), model_b->context());
@@ -171,6 +171,7 @@ int compare_layers(const LayerOptions& o) {
 
   const Dumps dumps(o);
   const compare::Captured reference = compare::capture(*model_a, pass);
+  model_a.reset();  // all that is needed of it is captured
   dumps.check(reference.names());
   for (const auto& item : reference.items()) dumps.write('a', item.kind, item.name, item.value);
   const compare::LayerReport report =

@@ -8,7 +8,8 @@ install(TARGETS nibble RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(TARGETS ${component_targets} EXPORT nibble_targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}/nibble)
 
 # As in the source tree: #include "tensor/tensor.h". Kernels and their helpers stay inside.
-foreach(folder tensor quant autograd nn optim models data apps/config apps/run apps/train apps/cli)
+foreach(folder tensor quant autograd nn optim models data apps/config apps/run apps/report
+    apps/train apps/compare apps/cli)
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/${folder}/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/nibble/${folder}
     FILES_MATCHING PATTERN "*.h"
     PATTERN cpu EXCLUDE PATTERN cuda EXCLUDE PATTERN text EXCLUDE PATTERN gpt2 EXCLUDE)
