@@ -2,9 +2,7 @@
 
 #include <atomic>
 
-#ifdef NIBBLE_CUDA_BACKEND
-#include "quant/cuda/int_gemm.h"
-#endif
+#include "quant/int_gemm_route.h"
 
 namespace nibble {
 namespace {
@@ -21,14 +19,12 @@ ProductRoute int_route(const QuantSpec& a, const QuantSpec& b, const ProductExte
                                         codes_of(a), codes_of(b), block, x.k);
   if (device.is_cpu())
     return {"cpu int kernel", fmt::format("{}: exact integer sums, then scales", codes), false};
-#ifdef NIBBLE_CUDA_BACKEND
-  const cuda::IntGemmRoute route = cuda::int_gemm_route(
-      {x.m, x.n, x.k, block, a.payload(), b.payload(), !a.symmetric || !b.symmetric});
-  return {std::string(cuda::to_string(route)), codes, false};
-#else
-  return {"int kernels of a CUDA build",
-          fmt::format("{}; this build has no CUDA, whose routes it cannot tell", codes), false};
-#endif
+  const cuda::IntGemmLayout layout{
+      x.m, x.n, x.k, block, a.payload(), b.payload(), !a.symmetric || !b.symmetric};
+  const cuda::IntGemmRoute route = cuda::int_gemm_route(layout);
+  return {std::string(cuda::to_string(route)),
+          fmt::format("{}: {}", codes, cuda::int_gemm_reason(layout)), false,
+          route == cuda::IntGemmRoute::General};
 }
 
 ProductRoute float_route(const QuantSpec& a, const QuantSpec& b, const ProductExtents& x,
@@ -56,6 +52,18 @@ ProductRoute product_route(const QuantSpec& a, const QuantSpec& b, const Product
   const std::int64_t block = contraction_block(a, b, extents.k);
   if (a.format.is_float()) return float_route(a, b, extents, block);
   return int_route(a, b, extents, block, device);
+}
+
+ProductRoute dense_route(DType dtype, bool simulated, Device device) {
+  NIBBLE_CHECK(is_float(dtype), kOp, "got dtype {}, expected f64, f32 or bf16", dtype);
+  NIBBLE_CHECK(!device.is_meta(), kOp,
+               "got device meta, which runs no kernel; name the device that the product is for");
+  const std::string reason = simulated ? fmt::format("codes are decoded to {} first", dtype)
+                                       : std::string("dense operands");
+  if (device.is_cpu()) return {fmt::format("cpu {} product", dtype), reason};
+  if (dtype == DType::F64)
+    return {"general f64", reason + "; the library's routes are f32 and bf16"};
+  return {fmt::format("cublaslt {}", dtype), reason};
 }
 
 std::uint64_t decoded_products() { return g_decoded_products.load(); }

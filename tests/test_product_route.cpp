@@ -18,6 +18,7 @@ TEST_CASE("product route: small floats are decoded, and say so") {
     const ProductRoute whole = route("e5m2:tensor", "e4m3:row", kSmall, device);
     CHECK(whole.name == "decoded to f32 + f32 product");
     CHECK(whole.decoded);
+    CHECK(whole.is_fallback());
     CHECK(whole.reason ==
           "e5m2 x e4m3: small floats are multiplied as f32, in one product, then "
           "scaled");
@@ -32,14 +33,59 @@ TEST_CASE("product route: integers stay codes") {
   CHECK(cpu.name == "cpu int kernel");
   CHECK(cpu.reason ==
         "int8 x int8 codes in contraction blocks of 32 of 96: exact integer sums, then scales");
-  CHECK(!cpu.decoded);
-  const ProductRoute gpu = route("int8:row", "int8:row", kSmall, cuda_device());
-  CHECK(!gpu.decoded);
-  if (!kHasCuda) CHECK(gpu.name == "int kernels of a CUDA build");
-  if (kHasCuda) {
-    CHECK(gpu.name != route("uint8:row:asym", "int8:row", kSmall, cuda_device()).name);
-    CHECK(route("uint8:row:asym", "int8:row", kSmall, cuda_device()).name == "general dp4a");
+  CHECK(!cpu.is_fallback());
+}
+
+// Exact. These are Hopper's routes on any machine: this program may be a build without CUDA.
+TEST_CASE("product route: a GPU's kernels are named without a GPU") {
+  const ProductExtents large{.m = 32768, .n = 768, .k = 768};
+  struct Row {
+    const char *a, *b;
+    ProductExtents extents;
+    const char *name, *reason;
+  };
+  for (const Row& r : {
+           Row{"int8:row", "int8:row", large, "wgmma",
+               "int8 x int8 codes in contraction blocks of 768 of 768: s8 codes, one scale over "
+               "the contraction"},
+           {"int4:row:packed", "int8:row", large, "wgmma",
+            "int4 x int8 codes in contraction blocks of 768 of 768: s8 codes, one scale over the "
+            "contraction"},
+           {"int8:group256", "int8:block256", large, "wgmma",
+            "int8 x int8 codes in contraction blocks of 256 of 768: s8 codes, scales in blocks of "
+            "a multiple of 128"},
+           {"int8:group32", "int8:block32", kSmall, "tensor-core tiles",
+            "int8 x int8 codes in contraction blocks of 32 of 96: s8 codes, scales in blocks of 32 "
+            "or 64"},
+           {"int8:group48", "int8:row", kSmall, "general dp4a",
+            "int8 x int8 codes in contraction blocks of 48 of 96: blocks are neither 32, 64 nor a "
+            "multiple of 128"},
+           {"uint8:row:asym", "int8:row", kSmall, "general dp4a",
+            "uint8 x int8 codes in contraction blocks of 96 of 96: zero points need sums of codes"},
+           {"int8:row",
+            "int8:row",
+            {.m = 4, .n = 4, .k = 131072},
+            "general dp4a",
+            "int8 x int8 codes in contraction blocks of 131072 of 131072: a block's sum could pass "
+            "2^31"},
+       }) {
+    CAPTURE(r.a);
+    CAPTURE(r.b);
+    const ProductRoute gpu = route(r.a, r.b, r.extents, cuda_device());
+    CHECK(gpu.name == r.name);
+    CHECK(gpu.reason == r.reason);
+    CHECK(!gpu.decoded);
+    CHECK(gpu.is_fallback() == (gpu.name == "general dp4a"));
   }
+}
+
+TEST_CASE("product route: dense and simulated products of floats") {
+  CHECK(dense_route(DType::F32, false, kCpu) == ProductRoute{"cpu f32 product", "dense operands"});
+  CHECK(dense_route(DType::BF16, true, cuda_device()) ==
+        ProductRoute{"cublaslt bf16", "codes are decoded to bf16 first"});
+  CHECK(dense_route(DType::F64, false, cuda_device()).name == "general f64");
+  CHECK_THROWS_WITH(dense_route(DType::I8, false, kCpu),
+                    "product route: got dtype i8, expected f64, f32 or bf16");
 }
 
 TEST_CASE("product route: what matmul_nt refuses has none, for the same reason") {

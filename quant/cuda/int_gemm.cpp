@@ -1,4 +1,4 @@
-// cuda::int_gemm: the choice of a route, and the one through cuBLASLt.
+// cuda::int_gemm: runs the route that the layout has, and the one through cuBLASLt.
 #include "quant/cuda/int_gemm.h"
 
 #include <algorithm>
@@ -8,12 +8,8 @@
 namespace nibble::cuda {
 namespace {
 
-// Sums of −128 · −128 stay below 2³¹ up to here.
-constexpr std::int64_t kMaxDepth = 131071;
 // int32 sums in scratch memory (256 MiB); larger results go by slabs of rows.
 constexpr std::int64_t kMaxSums = std::int64_t{64} << 20;
-
-bool fits_int8(DType payload) { return payload == DType::I8 || payload == DType::U4x2; }
 
 }  // namespace
 
@@ -40,26 +36,6 @@ void int_gemm_library(const IntProduct& p) {
                  cublasLtGetVersion(), product.m, k, k, n);
     scale_sums(p, sums, row);
   }
-}
-
-std::string_view to_string(IntGemmRoute route) {
-  switch (route) {
-    case IntGemmRoute::Library: return "cublaslt+scale";
-    case IntGemmRoute::Wgmma: return "wgmma";
-    case IntGemmRoute::Tiles: return "tensor-core tiles";
-    case IntGemmRoute::General: return "general dp4a";
-  }
-  fail("int_gemm", "no such route: got {}", static_cast<int>(route));
-}
-
-IntGemmRoute int_gemm_route(const IntGemmLayout& x) {
-  const std::int64_t block = std::min(x.block, x.k);
-  const bool whole = block == x.k;
-  const bool regular = whole || block == 32 || block == 64 || block % 128 == 0;
-  if (x.k == 0 || x.zero_points || !fits_int8(x.a) || !fits_int8(x.b) || !regular ||
-      block > kMaxDepth)
-    return IntGemmRoute::General;
-  return whole || block % 128 == 0 ? IntGemmRoute::Wgmma : IntGemmRoute::Tiles;
 }
 
 void int_gemm(Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_t k,

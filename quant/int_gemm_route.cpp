@@ -1,0 +1,49 @@
+#include "quant/int_gemm_route.h"
+
+#include <algorithm>
+
+#include "tensor/check.h"
+
+namespace nibble::cuda {
+namespace {
+
+// Sums of −128 · −128 stay below 2³¹ up to here.
+constexpr std::int64_t kMaxDepth = 131071;
+
+bool fits_int8(DType payload) { return payload == DType::I8 || payload == DType::U4x2; }
+
+struct Choice {
+  IntGemmRoute route;
+  std::string_view reason;
+};
+
+Choice choose(const IntGemmLayout& x) {
+  using enum IntGemmRoute;
+  const std::int64_t block = std::min(x.block, x.k);
+  const bool whole = block == x.k;
+  if (x.k == 0) return {General, "there is nothing to sum"};
+  if (x.zero_points) return {General, "zero points need sums of codes"};
+  if (!fits_int8(x.a) || !fits_int8(x.b)) return {General, "unsigned codes of 8 bits don't fit s8"};
+  if (block > kMaxDepth) return {General, "a block's sum could pass 2^31"};
+  if (whole) return {Wgmma, "s8 codes, one scale over the contraction"};
+  if (block % 128 == 0) return {Wgmma, "s8 codes, scales in blocks of a multiple of 128"};
+  if (block == 32 || block == 64) return {Tiles, "s8 codes, scales in blocks of 32 or 64"};
+  return {General, "blocks are neither 32, 64 nor a multiple of 128"};
+}
+
+}  // namespace
+
+std::string_view to_string(IntGemmRoute route) {
+  switch (route) {
+    case IntGemmRoute::Library: return "cublaslt+scale";
+    case IntGemmRoute::Wgmma: return "wgmma";
+    case IntGemmRoute::Tiles: return "tensor-core tiles";
+    case IntGemmRoute::General: return "general dp4a";
+  }
+  fail("int_gemm", "no such route: got {}", static_cast<int>(route));
+}
+
+IntGemmRoute int_gemm_route(const IntGemmLayout& layout) { return choose(layout).route; }
+std::string_view int_gemm_reason(const IntGemmLayout& layout) { return choose(layout).reason; }
+
+}  // namespace nibble::cuda
