@@ -130,8 +130,33 @@ class Inspect(Case):
         self.assertEqual({p["mode"] for p in plain["products"]}, {"dense"})
         every = self.inspect(self.config, "--set", "model.layers=2", "--all")
         self.assertIn("blocks.1.mlp.fc1", {p["layer"] for p in every["products"]})
-        text = self.ok("inspect", self.config, "--set", "recipe=fp8_tensorwise")
-        self.assertLessEqual(max(map(len, text.splitlines())), 100)
+
+    def test_routes(self):
+        """The kernels of a GPU, named by any build; what is slower than the recipe promises is marked."""
+        def kernels(*settings, device="cuda"):
+            report = self.inspect("gpt2.jsonnet", "--device", device, *(w for s in settings for w in ("--set", s)))
+            return {(p["kernel"], p["fallback"]) for p in report["products"]}
+        head = ("cublaslt bf16", False)
+        self.assertEqual(kernels("recipe=int8"), {("wgmma", False), head})
+        self.assertEqual(kernels("recipe=none,fprop=uint8:row:asym|int8:row|real"),
+                         {("general dp4a", True), head})
+        self.assertEqual(kernels("recipe=int8", device="cpu"), {("cpu int kernel", False), ("cpu bf16 product", False)})
+        report = self.inspect("gpt2.jsonnet", "--set", "recipe=w8a8")
+        simulated = next(p for p in report["products"] if p["mode"] == "simulated")
+        self.assertEqual((simulated["kernel"], simulated["reason"]),
+                         ("cpu bf16 product", "codes are decoded to bf16 first"))
+        self.assertIn("real, general dp4a ← FALLBACK: uint8 x int8 codes",
+                      self.ok("inspect", "gpt2.jsonnet", "--device", "cuda", "--set",
+                              "recipe=none,fprop=uint8:row:asym|int8:row|real"))
+
+    def fits_80_columns(self, *arguments):
+        for line in self.ok("inspect", *arguments).splitlines():
+            self.assertLessEqual(len(line), 80, line)
+
+    def test_width(self):
+        for recipe in ("none", "int8", "int8_block128", "fp8_tensorwise", "w8a8g8"):
+            for device in ("cpu", "cuda"):
+                self.fits_80_columns("gpt2_xl.jsonnet", "--device", device, "--set", f"recipe={recipe}", "--all")
 
     def test_fits(self):
         """The largest batch fits, by the same plan, and one more does not."""

@@ -10,6 +10,7 @@
 #include "apps/cli/dry_run.h"
 #include "apps/cli/inspect.h"
 #include "apps/cli/inspect_products.h"
+#include "apps/cli/text_layout.h"
 #include "apps/train/build.h"
 #include "data/dataset.h"
 
@@ -100,27 +101,31 @@ std::vector<Fit> fits(const train::TrainConfig& config, std::int64_t vocab, std:
   return result;
 }
 
-void print(const std::vector<Row>& rows, const std::vector<ProductRow>& products,
-           const MemoryPlan& plan, const std::vector<Fit>& fit, std::int64_t limit, bool all) {
-  std::size_t width = 9, shape = 0;
-  for (const Row& r : rows) {
-    width = std::max(width, r.name.size());
-    shape = std::max(shape, r.shape.size());
-  }
-  fmt::print("{:<{}}  {:<{}}  {:<5}  {:>13}  {:>10}\n", "parameter", width, "shape",
-             std::max<std::size_t>(shape, 5), "dtype", "count", "bytes");
+void print_parameters(const std::vector<Row>& rows, const MemoryPlan& plan) {
+  Table table({"parameter", "shape", "dtype", "count", "bytes"}, 3);
   for (const Row& r : rows)
-    fmt::print("{:<{}}  {:<{}}  {:<5}  {:>13}  {:>10}\n", r.name, width, r.shape,
-               std::max<std::size_t>(shape, 5), r.dtype, r.count, size_text(r.bytes));
+    table.row({r.name, r.shape, r.dtype, std::to_string(r.count), size_text(r.bytes)});
+  for (const std::string& line : table.lines()) fmt::print("{}\n", line);
   fmt::print("{} in all, {}\n", plan.weights, size_text(plan.parameters));
+}
+
+void print_products(const std::vector<ProductRow>& products, bool all) {
   for (std::size_t i = 0; i < products.size(); ++i) {
     const ProductRow& p = products[i];
     if (i == 0 || p.layer != products[i - 1].layer) fmt::print("\n{}\n", p.layer);
     fmt::print("  {}  [{}, {}] × [{}, {}]  {:.1f} GFLOP{}\n", p.product, p.m, p.k, p.n, p.k,
                static_cast<double>(p.flops()) / 1e9, all ? "" : " each");
-    fmt::print("         {} × {}\n", p.lhs, p.rhs);
-    fmt::print("         {}: {}{}\n", p.mode, p.kernel, p.fallback ? "  ← FALLBACK" : "");
+    fmt::print("{}", wrap("        ", 9, fmt::format("{} × {}", p.lhs, p.rhs)));
+    fmt::print("{}", wrap("        ", 9,
+                          fmt::format("{}, {}{}: {}", p.mode, p.route.name,
+                                      p.route.is_fallback() ? " ← FALLBACK" : "", p.route.reason)));
   }
+}
+
+void print(const std::vector<Row>& rows, const std::vector<ProductRow>& products,
+           const MemoryPlan& plan, const std::vector<Fit>& fit, std::int64_t limit, bool all) {
+  print_parameters(rows, plan);
+  print_products(products, all);
   fmt::print("\nmemory of a step\n");
   for (const auto& [name, bytes] : {std::pair{"parameters", plan.parameters},
                                     {"gradients", plan.gradients},
@@ -155,8 +160,9 @@ Json json_of(const std::vector<Row>& rows, const std::vector<ProductRow>& produc
                                 {"lhs", p.lhs},
                                 {"rhs", p.rhs},
                                 {"mode", p.mode},
-                                {"kernel", p.kernel},
-                                {"fallback", p.fallback}});
+                                {"kernel", p.route.name},
+                                {"reason", p.route.reason},
+                                {"fallback", p.route.is_fallback()}});
   json["memory"] = {{"parameters", plan.parameters},
                     {"gradients", plan.gradients},
                     {"optimizer", plan.optimizer},

@@ -4,10 +4,7 @@
 
 #include <algorithm>
 
-#include "quant/product.h"
-#ifdef NIBBLE_CUDA_BACKEND
-#include "quant/cuda/int_gemm.h"
-#endif
+#include "quant/product_route.h"
 
 namespace nibble::cli {
 namespace {
@@ -30,46 +27,18 @@ std::string text_of(const Encoding& e) {
   return e.quant ? to_string(*e.quant) : "-";
 }
 
-// Asks what the kernels ask themselves.
-void name_kernel(ProductRow& row, const QuantSpec& a, const QuantSpec& b, Device device) {
-  const std::int64_t block = contraction_block(a, b, row.k);
-  const std::string scales =
-      block >= row.k ? "one scale over the contraction" : fmt::format("blocks of {}", block);
-  if (a.format.is_float()) {
-    row.kernel = fmt::format("codes decoded to f32, f32 products ({})", scales);
-    row.fallback = true;
-    return;
-  }
-  if (device.is_cpu()) {
-    row.kernel = fmt::format("cpu integer product ({})", scales);
-    return;
-  }
-#ifdef NIBBLE_CUDA_BACKEND
-  const cuda::IntGemmRoute route = cuda::int_gemm_route(
-      {row.m, row.n, row.k, block, a.payload(), b.payload(), !a.symmetric || !b.symmetric});
-  row.kernel = fmt::format("{} ({}{})", cuda::to_string(route), scales,
-                           a.symmetric && b.symmetric ? "" : ", zero points");
-  row.fallback = route == cuda::IntGemmRoute::General;
-#else
-  row.kernel =
-      fmt::format("gpu integer product, route not known to a build without CUDA ({})", scales);
-#endif
-}
-
 ProductRow product_row(const Layer& layer, const char* name, const GemmRecipe& p, std::int64_t m,
-                       std::int64_t n, std::int64_t k, const std::string& compute, Device device) {
-  ProductRow row{layer.path, name, m, n, k, text_of(p.lhs), text_of(p.rhs), "dense", "", false};
+                       std::int64_t n, std::int64_t k, DType compute, Device device) {
+  ProductRow row{layer.path, name, m, n, k, text_of(p.lhs), text_of(p.rhs), "dense", {}};
   const GemmRecipe& forward = layer.recipe.fprop;
   const auto a = spec_of(p.lhs, forward.lhs);
   const auto b = spec_of(p.rhs, std::string_view(name) == "wgrad" ? forward.lhs : forward.rhs);
-  if (p.empty()) {
-    row.kernel = compute + " product";
-  } else if (p.mode == Mode::Real && a && b) {
+  if (p.mode == Mode::Real && a && b) {
     row.mode = "real";
-    name_kernel(row, *a, *b, device);
+    row.route = product_route(*a, *b, {.m = m, .n = n, .k = k}, device);
   } else {
-    row.mode = "simulated";
-    row.kernel = fmt::format("operands decoded, {} product", compute);
+    if (!p.empty()) row.mode = "simulated";
+    row.route = dense_route(compute, !p.empty(), device);
   }
   return row;
 }
@@ -101,6 +70,7 @@ std::vector<ProductRow> product_rows(LanguageModel& model, const train::TrainCon
     layers.push_back(
         {"lm_head", recipes::parse(config.recipe).at("lm_head"), width, model.vocab()});
 
+  const DType compute = config.model.compute == "bf16" ? DType::BF16 : DType::F32;
   const std::int64_t length = config.data.sequence ? config.data.sequence : model.context();
   const std::int64_t tokens = config.trainer.batch * length;
   std::vector<ProductRow> rows;
@@ -117,7 +87,7 @@ std::vector<ProductRow> product_rows(LanguageModel& model, const train::TrainCon
     }
     const auto add = [&](const char* name, const GemmRecipe& p, std::int64_t m, std::int64_t n,
                          std::int64_t k) {
-      rows.push_back(product_row(layer, name, p, m, n, k, config.model.compute, device));
+      rows.push_back(product_row(layer, name, p, m, n, k, compute, device));
     };
     add("fprop", layer.recipe.fprop, tokens, layer.out, layer.in);
     add("dgrad", layer.recipe.dgrad, tokens, layer.in, layer.out);

@@ -6,6 +6,7 @@
 
 #include "apps/train/train_config.h"
 #include "models/language_model.h"
+#include "quant/product_route.h"
 
 namespace nibble::cli {
 
@@ -14,8 +15,7 @@ struct ProductRow {
   std::int64_t m, n, k;
   std::string lhs, rhs;  // spec texts as parse_spec reads them
   std::string mode;      // "dense", "simulated", "real"
-  std::string kernel;    // and why
-  bool fallback;         // real in name, but served by a slow or a decoded route
+  ProductRoute route;    // which kernel, and why
   std::int64_t flops() const { return 2 * m * n * k; }
 };
 // Layers that differ in their number alone are one, unless `all`. Extents are of one micro-batch.
