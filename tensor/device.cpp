@@ -34,7 +34,10 @@ void check_available(Device device) {
 #ifdef NIBBLE_CUDA_BACKEND
   cuda::check_device(device.index);
 #else
-  fail("device", "this build has no CUDA backend: got {}, expected cpu; use --device cpu", device);
+  fail("device",
+       "this build has no CUDA backend: got {}, expected cpu; use --device cpu, or build with "
+       "-DNIBBLE_CUDA=ON",
+       device);
 #endif
 }
 

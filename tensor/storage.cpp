@@ -8,6 +8,8 @@
 #include <unordered_set>
 #include <vector>
 
+#include "tensor/out_of_memory.h"
+
 #ifdef NIBBLE_CUDA_BACKEND
 #include "tensor/cuda/context.h"
 #endif
@@ -35,8 +37,9 @@ struct Pool {
   std::unordered_set<std::byte*> used;  // handed out or freed while the pool was in use
 };
 
-struct DeviceMemory {
+struct DeviceHeap {
   MemoryStats total;
+  std::int64_t limit = 0;  // of total.current; 0: none
   std::vector<MemoryStats> by_scope;
   FreeLists free;
   std::unordered_map<int, Pool> pools;
@@ -50,20 +53,20 @@ struct ActivePool {
 thread_local ActivePool t_pool;
 int active_pool(Device device) { return t_pool.id && t_pool.device == device ? t_pool.id : 0; }
 
-#ifdef NIBBLE_CUDA_BACKEND
-std::string gib(std::int64_t bytes) {
-  return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30));
-}
-#endif
-
 class Heap {
  public:
   std::byte* allocate(std::int64_t bytes, Device device, int scope, int& pool) {
     std::byte* block = nullptr;
-    const std::int64_t size = block_size(bytes, device);
     pool = active_pool(device);
-    const std::lock_guard lock(mutex_);
-    if (!device.is_meta()) block = take(size, device, pool);
+    std::unique_lock lock(mutex_);
+    if (!device.is_meta()) {
+      if (fits_limit(bytes, device)) block = take(block_size(bytes, device), device, pool);
+      if (!block) {
+        Shortage found = shortage(bytes, device);
+        lock.unlock();
+        throw OutOfMemory(std::move(found));
+      }
+    }
     count(device, scope, bytes, +1);
     return block;
   }
@@ -77,7 +80,7 @@ class Heap {
       return;
     }
 #endif
-    DeviceMemory& m = memory(device);
+    DeviceHeap& m = memory(device);
     if (const int active = active_pool(device)) {
       pool = active;  // work that was recorded may read it at every replay
       m.pools.at(pool).used.insert(block);
@@ -91,19 +94,19 @@ class Heap {
   }
   void close_pool(Device device, int id) {
     const std::lock_guard lock(mutex_);
-    DeviceMemory& m = memory(device);
+    DeviceHeap& m = memory(device);
     const auto pool = m.pools.find(id);
     append(m.free, pool->second.free, [](std::byte*) { return true; });
     m.pools.erase(pool);
   }
   void begin_use(Device device, int id) {
     const std::lock_guard lock(mutex_);
-    DeviceMemory& m = memory(device);
+    DeviceHeap& m = memory(device);
     append(m.pools.at(id).free, m.free, [](std::byte*) { return true; });
   }
   void end_use(Device device, int id) {
     const std::lock_guard lock(mutex_);
-    DeviceMemory& m = memory(device);
+    DeviceHeap& m = memory(device);
     Pool& pool = m.pools.at(id);
     append(m.free, pool.free, [&](std::byte* block) { return !pool.used.contains(block); });
   }
@@ -121,13 +124,28 @@ class Heap {
   }
   void reset_peak(Device device) {
     const std::lock_guard lock(mutex_);
-    DeviceMemory& m = memory(device);
-    m.total.peak = m.total.current;
-    for (MemoryStats& s : m.by_scope) s.peak = s.current;
+    DeviceHeap& m = memory(device);
+    for (MemoryStats& s : m.by_scope) s.peak = s.at_peak = s.current;
+    m.total.peak = m.total.at_peak = m.total.current;
   }
   void release(Device device) {
     const std::lock_guard lock(mutex_);
     release_locked(device);
+  }
+  void set_limit(Device device, std::int64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    memory(device).limit = bytes;
+  }
+  std::optional<DeviceMemory> left(Device device) {
+    const std::lock_guard lock(mutex_);
+    return left_locked(device);
+  }
+  [[noreturn]] void refuse(std::int64_t bytes, Device device, std::string purpose) {
+    std::unique_lock lock(mutex_);
+    Shortage found = shortage(bytes, device);
+    lock.unlock();
+    found.purpose = std::move(purpose);
+    throw OutOfMemory(std::move(found));
   }
   int scope_id(const std::string& name) {
     const std::lock_guard lock(mutex_);
@@ -138,7 +156,7 @@ class Heap {
   }
 
  private:
-  static FreeLists& lists_of(DeviceMemory& m, int pool) {
+  static FreeLists& lists_of(DeviceHeap& m, int pool) {
     const auto it = m.pools.find(pool);
     return it == m.pools.end() ? m.free : it->second.free;
   }
@@ -153,7 +171,7 @@ class Heap {
       });
   }
   std::byte* take(std::int64_t size, Device device, int pool) {
-    DeviceMemory& m = memory(device);
+    DeviceHeap& m = memory(device);
     std::byte* block = nullptr;
     if (auto& blocks = lists_of(m, pool)[size]; !blocks.empty()) {
       block = blocks.back();
@@ -161,16 +179,32 @@ class Heap {
     } else {
       block = device.is_cpu() ? take_host(size) : take_cuda(size, device, pool);
     }
-    if (pool) m.pools.at(pool).used.insert(block);
+    if (pool && block) m.pools.at(pool).used.insert(block);
     return block;
   }
-  static std::byte* take_host(std::int64_t size) {
+  // All of take_… return nullptr when there is no memory left. A system that promises more than it
+  // has kills the process at the first write, so from time to time it is asked what it has.
+  std::byte* take_host(std::int64_t size) {
+    constexpr std::int64_t kLookEvery = 64 << 20;
+    taken_ += size;
+    if (taken_ >= kLookEvery) {
+      taken_ = 0;
+      if (!host_has(size)) {
+        release_locked(kCpu);
+        if (!host_has(size)) return nullptr;
+      }
+    }
     void* block = std::aligned_alloc(64, static_cast<std::size_t>(size));
-    NIBBLE_CHECK(block, "allocate",
-                 "out of memory on cpu: {} bytes were asked for; "
-                 "a smaller batch or checkpointing per block needs less",
-                 size);
+    if (!block) {
+      release_locked(kCpu);
+      block = std::aligned_alloc(64, static_cast<std::size_t>(size));
+    }
     return static_cast<std::byte*>(block);
+  }
+  // A sixty-fourth stays for everything that is no tensor.
+  static bool host_has(std::int64_t size) {
+    const auto memory = host_memory();
+    return !memory || size <= memory->free - memory->total / 64;
   }
 #ifdef NIBBLE_CUDA_BACKEND
   // Small blocks are cut from slabs, because every cudaMalloc takes 2 MiB and a synchronisation.
@@ -180,6 +214,7 @@ class Heap {
     cuda::use(device.index);
     if (size > kSmall) return take_whole(size, device);
     std::byte* slab = take_whole(kSlab, device);
+    if (!slab) return nullptr;
     auto& blocks = lists_of(memory(device), pool)[size];
     for (std::int64_t at = size; at + size <= kSlab; at += size) blocks.push_back(slab + at);
     return slab;
@@ -189,15 +224,6 @@ class Heap {
     if (!block) {  // the cache may hold enough in blocks of other sizes
       release_locked(device);
       block = cuda::allocate(static_cast<std::size_t>(size));
-    }
-    if (!block) {
-      const auto [free, all] = cuda::memory_info();
-      fail(
-          "allocate",
-          "out of memory on {}: {} were asked for, {} are in tensors, {} of {} are free; a smaller "
-          "batch or checkpointing per block needs less",
-          device, gib(size), gib(memory(device).total.current),
-          gib(static_cast<std::int64_t>(free)), gib(static_cast<std::int64_t>(all)));
     }
     return static_cast<std::byte*>(block);
   }
@@ -225,23 +251,52 @@ class Heap {
     }
 #endif
   }
-  DeviceMemory& memory(Device device) {
+  DeviceHeap& memory(Device device) {
     return memory_[static_cast<int>(device.kind) * 64 + device.index];
   }
+  bool fits_limit(std::int64_t bytes, Device device) {
+    const DeviceHeap& m = memory(device);
+    return m.limit == 0 || m.total.current + bytes <= m.limit;
+  }
+  std::optional<DeviceMemory> left_locked(Device device) {
+    std::optional<DeviceMemory> left = device.is_cpu() ? host_memory() : std::nullopt;
+#ifdef NIBBLE_CUDA_BACKEND
+    if (device.is_cuda()) {
+      cuda::use(device.index);
+      const auto [free, total] = cuda::memory_info();
+      left = {static_cast<std::int64_t>(free), static_cast<std::int64_t>(total)};
+    }
+#endif
+    const DeviceHeap& m = memory(device);
+    if (m.limit == 0) return left;
+    const std::int64_t rest = std::max<std::int64_t>(m.limit - m.total.current, 0);
+    if (!left) return DeviceMemory{rest, m.limit};
+    return DeviceMemory{std::min(left->free, rest), std::min(left->total, m.limit)};
+  }
+  Shortage shortage(std::int64_t bytes, Device device) {
+    Shortage found{.device = device, .asked = bytes, .memory = left_locked(device)};
+    const auto& rows = memory(device).by_scope;
+    for (std::size_t i = 0; i < rows.size(); ++i) found.in_use[names_[i]] += rows[i].current;
+    return found;
+  }
   void count(Device device, int scope, std::int64_t bytes, std::int64_t allocations) {
-    DeviceMemory& m = memory(device);
+    DeviceHeap& m = memory(device);
     if (m.by_scope.size() < names_.size()) m.by_scope.resize(names_.size());
     for (MemoryStats* s : {&m.total, &m.by_scope[static_cast<std::size_t>(scope)]}) {
       s->current += bytes;
       s->allocations += allocations;
       if (s->current > s->peak) s->peak = s->current;
     }
+    if (bytes <= 0 || m.total.current != m.total.peak) return;
+    m.total.at_peak = m.total.current;
+    for (MemoryStats& s : m.by_scope) s.at_peak = s.current;
   }
 
   std::mutex mutex_;
-  std::unordered_map<int, DeviceMemory> memory_;
+  std::unordered_map<int, DeviceHeap> memory_;
   std::vector<std::string> names_{""};
   int pools_opened_ = 0;
+  std::int64_t taken_ = 0;  // bytes from the system since it was last asked what it has
 };
 
 // Never destroyed: static tensors may outlive every other static object.
@@ -258,16 +313,16 @@ std::map<std::string, MemoryStats> memory_by_scope(Device device) { return heap(
 void reset_peak_memory(Device device) { heap().reset_peak(device); }
 void release_cached_memory(Device device) { heap().release(device); }
 
-std::optional<std::int64_t> free_memory(Device device) {
-#ifdef NIBBLE_CUDA_BACKEND
-  if (device.is_cuda()) {
-    cuda::use(device.index);
-    return static_cast<std::int64_t>(cuda::memory_info().free);
-  }
-#else
+void set_memory_limit(Device device, std::int64_t bytes) {
+  NIBBLE_CHECK(bytes >= 0, "memory limit", "got {} bytes, expected at least 0", bytes);
+  heap().set_limit(device, bytes);
+}
+std::optional<DeviceMemory> device_memory(Device device) {
   check_available(device);
-#endif
-  return std::nullopt;
+  return heap().left(device);
+}
+void throw_out_of_memory(Device device, std::int64_t bytes, std::string purpose) {
+  heap().refuse(bytes, device, std::move(purpose));
 }
 
 MemoryScope::MemoryScope(const char* name) : previous_(t_scope) { t_scope = heap().scope_id(name); }

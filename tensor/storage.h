@@ -11,6 +11,7 @@
 #include <string>
 
 #include "tensor/device.h"
+#include "tensor/host_memory.h"
 #include "tensor/ref.h"
 
 namespace nibble {
@@ -18,18 +19,23 @@ namespace nibble {
 struct MemoryStats {
   std::int64_t current = 0;      // bytes held by live tensors
   std::int64_t peak = 0;         // its maximum since reset_peak_memory
+  std::int64_t at_peak = 0;      // bytes held when the device's total was last at its peak
   std::int64_t allocations = 0;  // count since the start
 };
 MemoryStats memory_stats(Device device);
-// Live and peak bytes by the MemoryScope in which they were allocated ("" outside any).
+// Live and peak bytes by the MemoryScope in which they were allocated ("" outside any). Their
+// `at_peak` add up to the total's peak.
 std::map<std::string, MemoryStats> memory_by_scope(Device device);
 void reset_peak_memory(Device device);
 void release_cached_memory(Device device);
-// Bytes that a GPU has left, cached blocks not counted; nothing for other devices.
-std::optional<std::int64_t> free_memory(Device device);
+// What the machine's or a GPU's memory has left, cached blocks not counted, and the limit below;
+// nothing where it is not known.
+std::optional<DeviceMemory> device_memory(Device device);
+// Tensors of the device may hold at most this much, as if it had no more; 0: no limit.
+void set_memory_limit(Device device, std::int64_t bytes);
 
-// Names the allocations of a region: MemoryScope scope{"optimizer"}. Scopes nest; the innermost
-// wins.
+// Names the allocations of a region: MemoryScope scope{"moments"}. Scopes nest; the innermost wins.
+// The names that training uses are in README.md.
 class MemoryScope {
  public:
   explicit MemoryScope(const char* name);
@@ -72,7 +78,8 @@ class MemoryPool {
 
 class Storage {
  public:
-  Storage(std::int64_t bytes, Device device);  // uninitialised; Meta holds no memory
+  // Uninitialised; Meta holds no memory. Throws OutOfMemory (out_of_memory.h).
+  Storage(std::int64_t bytes, Device device);
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <fstream>
 #include <optional>
 
 #include "apps/run/progress.h"
@@ -73,21 +72,6 @@ std::int64_t bytes_of(const NamedTensors& tensors) {
 
 std::string mib(std::int64_t bytes) {
   return run::format_bytes(static_cast<std::uint64_t>(std::max<std::int64_t>(bytes, 0)));
-}
-
-// What this process may still take: what a GPU has free, or the machine's MemAvailable, less when
-// its control group allows less. Nothing when neither is told.
-std::optional<std::int64_t> available_memory(Device device) {
-  if (const auto free = free_memory(device)) return free;
-  std::optional<std::int64_t> available;
-  std::ifstream info("/proc/meminfo");
-  for (std::string word; info >> word;)
-    if (std::int64_t kib = 0; word == "MemAvailable:" && info >> kib) available = kib * 1024;
-  std::int64_t limit = 0, used = 0;
-  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit &&
-      std::ifstream("/sys/fs/cgroup/memory.current") >> used)
-    available = std::min(available.value_or(limit), limit - used);
-  return available;
 }
 
 // The least change that brings the peak under `limit`, with the same arithmetic: checkpointed
@@ -181,7 +165,8 @@ int dry_run(const train::TrainOptions& options, bool timed) {
   fmt::print("model: {:.2f} M parameters; recipe {}; batch {}, {} of them a step\n",
              static_cast<double>(plan.weights) / 1e6, config.recipe, config.trainer.batch,
              config.trainer.accumulation);
-  const std::optional<std::int64_t> available = available_memory(options.device);
+  std::optional<std::int64_t> available;
+  if (const auto memory = device_memory(options.device)) available = memory->free;
   fmt::print(
       "memory: {} = parameters {} + gradients {} + optimizer {} + activations and workspaces "
       "{}; {} available\n",

@@ -8,12 +8,12 @@
 #include <vector>
 
 #include "tensor/cuda/graph.h"
+#include "tensor/device_support.h"
+#include "tensor/out_of_memory.h"
+#include "tensor/storage.h"
 
 namespace nibble::cuda {
 namespace {
-
-// Kernels are built for compute capability 9.0a; design.md, amendment 22.
-constexpr int kMinMajor = 9;
 
 struct Context {
   cudaStream_t stream = nullptr;
@@ -75,12 +75,40 @@ Context& context() {
        kWhen);
 }
 
-}  // namespace
-
-void throw_status(const char* expression, int code, const char* text, const char* file, int line) {
+[[noreturn]] void throw_code(const char* expression, int code, const char* text, const char* file,
+                             int line) {
   const char* name = std::strrchr(file, '/');
   fail("cuda", "{} failed: {} (code {}) at {}:{}", expression, text, code, name ? name + 1 : file,
        line);
+}
+
+// Of what the runtime and its libraries take for themselves. The heap may be locked by this thread,
+// so it isn't asked what is in use.
+[[noreturn]] void throw_no_memory(const char* expression) {
+  (void)cudaGetLastError();  // it is not sticky
+  MemoryInfo m{};
+  std::string left;
+  if (cudaMemGetInfo(&m.free, &m.total) == cudaSuccess)
+    left = fmt::format("; the GPU has {} free of {}", size_text(static_cast<std::int64_t>(m.free)),
+                       size_text(static_cast<std::int64_t>(m.total)));
+  else
+    (void)cudaGetLastError();
+  fail(
+      "allocate",
+      "out of memory on cuda:{}: {} found none{}; end other programs that use it, or use a smaller "
+      "batch",
+      current(), expression, left);
+}
+
+}  // namespace
+
+void throw_status(const char* expression, cudaError_t status, const char* file, int line) {
+  if (status == cudaErrorMemoryAllocation) throw_no_memory(expression);
+  throw_code(expression, status, cudaGetErrorString(status), file, line);
+}
+void throw_status(const char* expression, cublasStatus_t status, const char* file, int line) {
+  if (status == CUBLAS_STATUS_ALLOC_FAILED) throw_no_memory(expression);
+  throw_code(expression, status, cublasLtGetStatusString(status), file, line);
 }
 
 int device_count() {
@@ -92,22 +120,20 @@ int device_count() {
 }
 
 void check_device(int index) {
-  const int count = device_count();
-  if (count == 0) {
+  GpuFacts facts{.index = index, .count = device_count()};
+  if (facts.count == 0) {
     int n = 0;
     const cudaError_t status = cudaGetDeviceCount(&n);
-    fail("device", "no usable GPU: got cuda:{}, and CUDA says '{}'; use --device cpu", index,
-         cudaGetErrorString(status == cudaSuccess ? cudaErrorNoDevice : status));
+    facts.runtime_says = cudaGetErrorString(status == cudaSuccess ? cudaErrorNoDevice : status);
+  } else if (index < facts.count) {
+    cudaDeviceProp p{};
+    NIBBLE_CUDA_CHECK(cudaGetDeviceProperties(&p, index));
+    facts.name = p.name;
+    facts.major = p.major;
+    facts.minor = p.minor;
   }
-  NIBBLE_CHECK(index < count, "device", "no such GPU: got cuda:{}, expected cuda:0 … cuda:{}",
-               index, count - 1);
-  cudaDeviceProp p{};
-  NIBBLE_CUDA_CHECK(cudaGetDeviceProperties(&p, index));
-  NIBBLE_CHECK(
-      p.major == kMinMajor, "device",
-      "cuda:{} is a {} of compute capability {}.{}, expected {}.0, which the kernels of this "
-      "build are for; use --device cpu",
-      index, p.name, p.major, p.minor, kMinMajor);
+  const std::string fault = gpu_fault(facts);
+  NIBBLE_CHECK(fault.empty(), "device", "{}", fault);
 }
 
 std::string device_name(int index) {
@@ -136,7 +162,14 @@ cublasLtHandle_t blas() {
 
 void* blas_workspace() {
   Context& c = context();
-  if (!c.workspace) NIBBLE_CUDA_CHECK(cudaMalloc(&c.workspace, kBlasWorkspace));
+  if (c.workspace) return c.workspace;
+  const Device device = cuda_device(current());
+  c.workspace = allocate(kBlasWorkspace);
+  if (!c.workspace) {
+    release_cached_memory(device);
+    c.workspace = allocate(kBlasWorkspace);
+  }
+  if (!c.workspace) throw_out_of_memory(device, kBlasWorkspace, "cuBLAS's workspace");
   return c.workspace;
 }
 

@@ -15,7 +15,10 @@
 
 namespace nibble::cuda {
 
-[[noreturn]] void throw_status(const char* expression, int code, const char* text, const char* file,
+// Status texts; running out of memory is told as such, with what the device has.
+[[noreturn]] void throw_status(const char* expression, cudaError_t status, const char* file,
+                               int line);
+[[noreturn]] void throw_status(const char* expression, cublasStatus_t status, const char* file,
                                int line);
 
 // Devices of this machine; 0 without a driver or a GPU.
@@ -69,15 +72,13 @@ Fault* fault();
 
 }  // namespace nibble::cuda
 
-#define NIBBLE_CUDA_CHECK(expression)                                                             \
-  do {                                                                                            \
-    if (const cudaError_t nibble_status = (expression); nibble_status != cudaSuccess)             \
-      ::nibble::cuda::throw_status(#expression, nibble_status, cudaGetErrorString(nibble_status), \
-                                   __FILE__, __LINE__);                                           \
+#define NIBBLE_CUDA_CHECK(expression)                                                 \
+  do {                                                                                \
+    if (const cudaError_t nibble_status = (expression); nibble_status != cudaSuccess) \
+      ::nibble::cuda::throw_status(#expression, nibble_status, __FILE__, __LINE__);   \
   } while (0)
 #define NIBBLE_CUBLAS_CHECK(expression)                                                            \
   do {                                                                                             \
     if (const cublasStatus_t nibble_status = (expression); nibble_status != CUBLAS_STATUS_SUCCESS) \
-      ::nibble::cuda::throw_status(#expression, nibble_status,                                     \
-                                   cublasLtGetStatusString(nibble_status), __FILE__, __LINE__);    \
+      ::nibble::cuda::throw_status(#expression, nibble_status, __FILE__, __LINE__);                \
   } while (0)

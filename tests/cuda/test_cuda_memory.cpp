@@ -38,10 +38,29 @@ GPU_TEST("cuda memory: blocks are counted, reused and given back") {
 }
 
 GPU_TEST("cuda memory: running out is one clear line, and the device goes on") {
+  const Tensor held = Tensor::empty({1 << 20}, DType::F32, kGpu);
   const std::string message = error_of([] { Tensor::empty({1ll << 40}, DType::F32, kGpu); });
-  CHECK(message.find("allocate: out of memory on cuda:0: 4096.00 GiB were asked for") == 0);
-  CHECK(message.find("a smaller batch or checkpointing per block") != std::string::npos);
+  CHECK(message.starts_with(
+      "allocate: out of memory on cuda:0: got 4.0 TiB asked for, expected at most the "));
+  CHECK(message.find(" free of ") != std::string::npos);
+  CHECK(message.find("; in use: ") != std::string::npos);
+  CHECK(message.ends_with("; a smaller batch or checkpointing per block needs less"));
   CHECK(Tensor::full({3}, 2, DType::F32, kGpu).to_vector() == std::vector<float>{2, 2, 2});
+}
+
+// Exact: the limit counts bytes of tensors. Every failure leaves the device as it was.
+GPU_TEST("cuda memory: a limit is kept, and told with what is in use") {
+  const MemoryScope scope("activations");
+  const std::int64_t before = memory_stats(kGpu).current;
+  set_memory_limit(kGpu, before + (8 << 20));
+  const Tensor half = Tensor::empty({1 << 20}, DType::F32, kGpu);
+  const std::string message = error_of([] { Tensor::empty({(1 << 20) + 1}, DType::F32, kGpu); });
+  set_memory_limit(kGpu, 0);
+  CHECK(message.find("got 4.0 MiB asked for, expected at most the 4.0 MiB free of ") !=
+        std::string::npos);
+  CHECK(message.find("activations 4.0 MiB") != std::string::npos);
+  CHECK(memory_stats(kGpu).current == before + (4 << 20));
+  CHECK(device_memory(kGpu)->total > (1 << 30));
 }
 
 GPU_TEST("cuda memory: the step's scalars are read where the kernels run") {
