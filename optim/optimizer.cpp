@@ -31,7 +31,7 @@ Tensor flat(const Tensor& x) {
 Optimizer::Optimizer(std::vector<ParameterGroup> groups, std::vector<StateSlot> slots,
                      std::uint64_t seed)
     : groups_(std::move(groups)), slots_(std::move(slots)), seed_(seed), home_(home_of(groups_)) {
-  const MemoryScope scope{"optimizer"};
+  const MemoryScope scope{"moments"};
   number_ = Tensor::zeros({1}, DType::I32, home_);
   add_counter("updates", 0);
   add_counter("skipped", 0);
@@ -55,6 +55,7 @@ Optimizer::Optimizer(std::vector<ParameterGroup> groups, std::vector<StateSlot> 
 }
 
 Tensor& Optimizer::add_counter(const std::string& name, double initial) {
+  const MemoryScope scope{"moments"};
   return counters_[name] = Tensor::full({1}, initial, DType::F64).to(home_);
 }
 Tensor& Optimizer::counter(const std::string& name) {
@@ -103,7 +104,7 @@ RngKey Optimizer::key(const Parameter& p, std::string_view purpose) const {
 void Optimizer::update_entry(Entry& e, const StepState& state, const StepScalars& host) {
   Parameter& p = *e.parameter;
   // The scratch is what low-bit states cost while they are worked on: one parameter at a time.
-  const MemoryScope scope{"optimizer scratch"};
+  const MemoryScope scope{"workspace"};
   const bool in_place = !p.is_quantized() && p.storage().dtype() == DType::F32;
   Tensor weight = in_place ? flat(p.storage()) : flat(p.dense(DType::F32)).clone();
   std::vector<Tensor> states;
@@ -156,6 +157,17 @@ std::vector<std::pair<std::string, Tensor>> Optimizer::state_tensors() const {
     for (std::size_t i = 0; i < e.states.size(); ++i)
       for (const auto& [name, tensor] : e.states[i].tensors)
         out.emplace_back(fmt::format("{}/{}.{}", e.parameter->name, slots_[i].name, name), tensor);
+  return out;
+}
+
+std::vector<Optimizer::State> Optimizer::states() const {
+  std::vector<State> out;
+  for (const Entry& e : entries_) {
+    const Matrix m = as_matrix(e.parameter->shape());
+    for (std::size_t i = 0; i < e.codecs.size(); ++i)
+      out.push_back(
+          {fmt::format("{}/{}", e.parameter->name, slots_[i].name), e.codecs[i], m.rows, m.cols});
+  }
   return out;
 }
 

@@ -57,6 +57,13 @@ class Optimizer {
   // Everything a checkpoint must hold: "PARAMETER/m.codes", …, and the counters "optimizer/…". The
   // tensors are the live ones; whoever overwrites them restores the state.
   std::vector<std::pair<std::string, Tensor>> state_tensors() const;
+  // Every state as it is named in checkpoints, "PARAMETER/m", and what its tensors decode to.
+  struct State {
+    std::string name;
+    CodecPtr codec;
+    std::int64_t rows, cols;
+  };
+  std::vector<State> states() const;
   // Slot name → codec name by parameter, for checkpoints and inspection.
   std::string codec_name(const Parameter& p, std::size_t slot) const;
   std::int64_t state_bytes() const;

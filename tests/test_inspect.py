@@ -81,6 +81,39 @@ class Inspect(Case):
         self.assertEqual((stats["small"]["min"], stats["small"]["max"]), (-1, 1))
         self.assertEqual((stats["none"]["count"], sum(stats["none"]["histogram"])), (0, 0))
 
+    def test_encoded_states(self):
+        """Statistics of codes are of what they decode to: by the formats' definition, computed here."""
+        run = self.folder / "moments"
+        self.ok("train", "--config", self.config, "--output", run, "--set", "model.width=64", "--set",
+                "optimizer.m=int8:row", "--set", "optimizer.v=uint8:group256", "--set", "recipe=int8,weights=int8")
+        newest = max((run / "checkpoints").glob("*.safetensors"))
+        header, body = split(newest.read_bytes())
+
+        def read(name, form):
+            begin, end = header[name]["data_offsets"]
+            return struct.unpack(f"<{(end - begin) // struct.calcsize(form)}{form}", body[begin:end])
+        tensors = {t["name"]: t for t in self.inspect(run, "--stats")["tensors"]}
+        name = "blocks.0.mlp.fc1.weight"
+        for codes, scales, form, run_of, word in ((name + "/m.codes", name + "/m.scales", "b", 64, "int8:row"),
+                                                  (name + "/codes", name + "/scales", "b", 64, "int8:row:sr"),
+                                                  (name + "/v.codes", name + "/v.scales", "B", None, "uint8:group256")):
+            with self.subTest(codes=codes):
+                values, steps = read(codes, form), read(scales, "f")
+                run_of = run_of or len(values) // len(steps)
+                decoded = [v * steps[i // run_of] for i, v in enumerate(values)]
+                found = tensors[codes]
+                self.assertEqual(found["decoded_from"], word)
+                stats = found["stats"]
+                self.assertEqual(stats["count"], len(values))
+                # f32 products, rounded once.
+                self.assertAlmostEqual(stats["max"] / max(decoded), 1, delta=1e-6)
+                self.assertAlmostEqual(stats["absmax"] / max(map(abs, decoded)), 1, delta=1e-6)
+                rms = math.sqrt(sum(x * x for x in decoded) / len(decoded))
+                self.assertAlmostEqual(stats["rms"] / rms, 1, delta=1e-6)
+                self.assertNotIn("decoded_from", tensors[scales])
+        self.assertIn("decoded from int8:row", self.ok("inspect", run, "--stats"))
+        self.fits_80_columns(run, "--stats")
+
     def test_damage(self):
         data = self.newest.read_bytes()
         header, body = split(data)

@@ -167,6 +167,12 @@ TEST_CASE("optim: state_tensors names every state and counter, and they are the 
       "fc.weight/m.codes",     "fc.weight/m.scales",    "fc.weight/v.codes", "fc.weight/v.scales",
       "fc.weight/v.zeros",     "fc.bias/m.value",       "fc.bias/v.value"};
   CHECK(names == expected);
+  std::vector<std::string> states;
+  for (const Optimizer::State& s : adam->states())
+    states.push_back(fmt::format("{} {} [{}, {}]", s.name, s.codec->name(), s.rows, s.cols));
+  CHECK(states == std::vector<std::string>{"fc.weight/m dyn4:group128:packed [16, 256]",
+                                           "fc.weight/v uint8:row:asym [16, 256]",
+                                           "fc.bias/m f32 [1, 16]", "fc.bias/v f32 [1, 16]"});
 
   // Overwriting them restores the optimizer: both go on with the same bits.
   const auto step = [&](Optimizer& o, int t) {

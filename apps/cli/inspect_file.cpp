@@ -7,8 +7,11 @@
 #include <optional>
 
 #include "apps/cli/inspect.h"
+#include "apps/cli/inspect_encoded.h"
+#include "apps/cli/text_layout.h"
 #include "apps/config/json.h"
 #include "nn/checkpoint_file.h"
+#include "tensor/out_of_memory.h"
 
 namespace nibble::cli {
 namespace {
@@ -57,58 +60,65 @@ void print_state(const FileScan& scan, const Json& state) {
       fmt::print("{:<10} {}\n", part, word(values));
       continue;
     }
-    std::string line = fmt::format("{:<10}", part);
-    std::size_t width = line.size();
-    for (const auto& [key, value] : values.items()) {
-      if (value.is_null()) continue;
-      const std::string text = fmt::format(" {}={}", key, word(value));
-      if (width + text.size() > 78) {
-        line += "\n" + std::string(10, ' ');
-        width = 10;
-      }
-      line += text;
-      width += text.size();
-    }
-    fmt::print("{}\n", line);
+    std::string text;
+    for (const auto& [key, value] : values.items())
+      if (!value.is_null()) text += fmt::format(" {}={}", key, word(value));
+    fmt::print("{}", wrap(fmt::format("{:<11}", part), 11, text));
   }
 }
 
-std::optional<TensorStats> stats_of(const Verdict& v, const std::string& name) {
+// Of the values that a tensor stands for: of what its codes decode to, where it holds codes.
+struct Statistics {
+  TensorStats stats;
+  std::string decoded;  // the form of the codes; empty: the tensor's own values
+};
+std::optional<Statistics> stats_of(const Verdict& v, const EncodedTensors& encoded,
+                                   const std::string& name) {
   const SafetensorsFile::Entry* e = v.file ? v.file->find(name) : nullptr;
   if (!e) return std::nullopt;
-  return tensor_stats(e->dtype, v.file->bytes(*e));
+  if (const auto values = encoded.decode(name))
+    return Statistics{tensor_stats(DType::F32, {values->values.raw(),
+                                                static_cast<std::size_t>(values->values.bytes())}),
+                      values->form};
+  return Statistics{tensor_stats(e->dtype, v.file->bytes(*e)), ""};
 }
 
 std::string bytes_text(const FileScan::Entry& e) {
   return e.begin <= e.end ? size_text(e.end - e.begin) : "?";
 }
 
-void print_tensors(const FileScan& scan, const Verdict& v, bool stats) {
-  std::size_t name_width = 6, shape_width = 5;
-  for (const auto& e : scan.entries) {
-    name_width = std::max(name_width, e.name.size());
-    shape_width = std::max(shape_width, fmt::format("{}", e.shape).size());
-  }
-  fmt::print("\n{:<{}}  {:<7}  {:<{}}  {:>10}\n", "tensor", name_width, "dtype", "shape",
-             shape_width, "bytes");
-  for (const auto& e : scan.entries) {
-    fmt::print("{:<{}}  {:<7}  {:<{}}  {:>10}{}\n", e.name, name_width, e.dtype,
-               fmt::format("{}", e.shape), shape_width, bytes_text(e),
-               e.fault.empty() ? "" : "  DAMAGED: " + e.fault);
-    if (!stats) continue;
-    if (const auto s = stats_of(v, e.name))
-      fmt::print(
-          "  [{}]  {:.4g} … {:.4g}  mean {:.3g}  rms {:.3g}  absmax {:.4g}  zeros {}  "
-          "not finite {}\n",
-          sparkline(*s), s->min, s->max, s->mean, s->rms, s->absmax, s->zeros, s->not_finite);
-  }
+void print_stats(const Statistics& found) {
+  const TensorStats& s = found.stats;
+  fmt::print("  [{}]  {:.4g} … {:.4g}  mean {:.3g}  rms {:.3g}\n", sparkline(s), s.min, s.max,
+             s.mean, s.rms);
+  const std::string form = found.decoded.empty() ? "" : "decoded from " + found.decoded + ": ";
+  fmt::print("{}", wrap("   ", 4,
+                        fmt::format("{}absmax {:.4g}, zeros {}, not finite {}", form, s.absmax,
+                                    s.zeros, s.not_finite)));
+}
+
+void print_tensors(const FileScan& scan, const Verdict& v, const EncodedTensors& encoded,
+                   bool stats) {
+  Table table({"tensor", "dtype", "shape", "bytes"}, 3);
   std::uint64_t total = 0;
-  for (const auto& e : scan.entries) total += e.begin <= e.end ? e.end - e.begin : 0;
-  fmt::print("{} tensors, {}\n", scan.entries.size(), size_text(total));
+  for (const auto& e : scan.entries) {
+    table.row({e.name, e.dtype, fmt::format("{}", e.shape), bytes_text(e)});
+    total += e.begin <= e.end ? e.end - e.begin : 0;
+  }
+  const std::vector<std::string> lines = table.lines();
+  fmt::print("\n{}\n", lines[0]);
+  for (std::size_t i = 0; i < scan.entries.size(); ++i) {
+    const auto& e = scan.entries[i];
+    fmt::print("{}\n", lines[i + 1]);
+    if (!e.fault.empty()) fmt::print("{}", wrap("  DAMAGED:", 4, e.fault));
+    if (!stats) continue;
+    if (const auto s = stats_of(v, encoded, e.name)) print_stats(*s);
+  }
+  fmt::print("{} tensors, {}\n", scan.entries.size(), size_text(static_cast<std::int64_t>(total)));
 }
 
 Json json_of(const std::filesystem::path& path, const FileScan& scan, const Verdict& v,
-             const Json& state, bool stats) {
+             const EncodedTensors& encoded, const Json& state, bool stats) {
   Json tensors = Json::array();
   for (const auto& e : scan.entries) {
     Json t = {{"name", e.name},
@@ -117,16 +127,19 @@ Json json_of(const std::filesystem::path& path, const FileScan& scan, const Verd
               {"begin", e.begin},
               {"end", e.end},
               {"fault", e.fault.empty() ? Json() : Json(e.fault)}};
-    if (const auto s = stats ? stats_of(v, e.name) : std::nullopt)
-      t["stats"] = {{"count", s->count},
-                    {"min", s->min},
-                    {"max", s->max},
-                    {"mean", s->mean},
-                    {"rms", s->rms},
-                    {"absmax", s->absmax},
-                    {"zeros", s->zeros},
-                    {"not_finite", s->not_finite},
-                    {"histogram", std::vector<std::int64_t>(s->bins, s->bins + s->kBins)}};
+    if (const auto found = stats ? stats_of(v, encoded, e.name) : std::nullopt) {
+      const TensorStats& s = found->stats;
+      t["stats"] = {{"count", s.count},
+                    {"min", s.min},
+                    {"max", s.max},
+                    {"mean", s.mean},
+                    {"rms", s.rms},
+                    {"absmax", s.absmax},
+                    {"zeros", s.zeros},
+                    {"not_finite", s.not_finite},
+                    {"histogram", std::vector<std::int64_t>(s.bins, s.bins + s.kBins)}};
+      if (!found->decoded.empty()) t["decoded_from"] = found->decoded;
+    }
     tensors.push_back(std::move(t));
   }
   return {{"file", path.string()},
@@ -144,18 +157,23 @@ int inspect_file(const std::filesystem::path& path, bool stats, bool json) {
   const FileScan scan = scan_file(path);
   const Verdict v = verdict_of(path, scan);
   const Json state = state_of(scan);
+  // What a damaged state would build is anybody's guess.
+  const EncodedTensors encoded = stats && v.checkpoint && v.fault.empty()
+                                     ? EncodedTensors::of(*v.file, state)
+                                     : EncodedTensors();
   if (json) {
     // A header may hold bytes that are no UTF-8.
-    fmt::print(
-        "{}\n",
-        json_of(path, scan, v, state, stats).dump(2, ' ', false, Json::error_handler_t::replace));
+    fmt::print("{}\n", json_of(path, scan, v, encoded, state, stats)
+                           .dump(2, ' ', false, Json::error_handler_t::replace));
   } else {
-    fmt::print("file       {}, {}\n", path.string(), size_text(scan.size));
+    fmt::print("{}", wrap("file      ", 11,
+                          fmt::format("{}, {}", path.string(),
+                                      size_text(static_cast<std::int64_t>(scan.size)))));
     fmt::print("state      {}\n", !v.fault.empty() ? "DAMAGED"
                                   : v.checkpoint   ? "intact: the checksum of all its content holds"
                                                    : "sound header; the format has no checksum");
     print_state(scan, state);
-    if (!scan.entries.empty()) print_tensors(scan, v, stats);
+    if (!scan.entries.empty()) print_tensors(scan, v, encoded, stats);
   }
   NIBBLE_CHECK(v.fault.empty(), "inspect", "{}", v.fault);
   return 0;
