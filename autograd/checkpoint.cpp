@@ -20,7 +20,10 @@ struct Checkpoint {
     const ForwardScope forward(context);
     const Tape::Recording recording(tape);
     const Var input = g.wants(0) ? tape.watch(x.get()) : Var(x.get());
-    const Var y = fn(input);
+    const Var y = [&] {
+      const MemoryScope scope{"activations"};
+      return fn(input);
+    }();
     if (!y.tracked()) return;  // a constant function
     tape.backward(y, g.out());
     if (!g.wants(0)) return;

@@ -76,6 +76,7 @@ struct LinearCrossEntropy {
     Tensor dx = wants_dx ? Tensor::empty(rows.shape(), wide, rows.device()) : Tensor();
     Grads::Sink dw = wants_dw ? g.sink(1) : Grads::Sink{};
 
+    const MemoryScope scope{"logits"};
     for (std::int64_t begin = 0, i = 0; begin < vocab; begin += chunk, ++i) {
       const std::int64_t end = std::min(begin + chunk, vocab);
       Tensor dlogits = logits.defined()
@@ -144,6 +145,7 @@ Forward run_forward(const Tensor& x, Parameter& weight, const Tensor& targets,
   const Value lhs = encode_operand(s.rows, f.lhs, f.mode, s.x_key, false, "fprop.lhs");
   const Value rhs =
       encode_weight(weight, f.rhs, f.mode, s.w_key, false, s.rows.dtype(), "fprop.rhs");
+  const MemoryScope scope{"logits"};
   ops::CrossEntropyState state = ops::cross_entropy_begin(s.rows.size(0), s.wide, s.rows.device());
   for (std::int64_t begin = 0; begin < vocab; begin += s.chunk) {
     const Value part = slice_rows(rhs, begin, std::min(begin + s.chunk, vocab));

@@ -28,6 +28,7 @@ const Tensor& Parameter::dense(DType dtype) {
   if (const auto* dense = std::get_if<Tensor>(&value_); dense && dense->dtype() == dtype)
     return *dense;
   if (!cast_.defined() || cast_.dtype() != dtype) {
+    const MemoryScope scope{"encodings"};
     const auto* q = std::get_if<QTensor>(&value_);
     cast_ = q ? dequantize(*q, dtype) : std::get<Tensor>(value_).to(dtype);
   }
@@ -50,6 +51,7 @@ const QTensor& Parameter::encoded(const QuantSpec& spec, bool transposed, const 
     if (e.transposed == transposed && e.spec == spec) return e.codes;
   const auto* stored = std::get_if<Tensor>(&value_);
   const Tensor& source = stored ? *stored : dense(DType::F32);
+  const MemoryScope scope{"encodings"};
   encodings_.push_back({spec, transposed, quantize(source, spec, key, transposed)});
   return encodings_.back().codes;
 }

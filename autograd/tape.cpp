@@ -158,6 +158,7 @@ void Tape::backward(const Var& output, Tensor gradient) {
 
 void Tape::run_backward() {
   const NoGrad no_grad;
+  const MemoryScope memory{"workspace"};  // gradients of activations, and what their kernels need
   while (!nodes_.empty()) {
     const Node node = nodes_.back();
     const Tensor& gradient = slots_[static_cast<std::size_t>(node.output)].grad;

@@ -11,6 +11,7 @@ namespace nibble {
 
 // A Meta state holds its scalars on the host: nothing reads them but the code around the step.
 StepState::StepState(Device device) : device_(device) {
+  const MemoryScope scope("workspace");
   storage_ = Ref<Storage>::make(sizeof(StepScalars), home());
   const StepScalars initial;
   write(0, &initial, sizeof(initial));

@@ -217,7 +217,7 @@ class Commands(Case):
     # --dry-run
     def test_dry_run_tells_and_leaves_nothing(self):
         out = self.train("dry", "--dry-run")
-        self.assertRegex(out, r"memory: .* = parameters .* gradients .* optimizer .* activations .* available\n")
+        self.assertRegex(out, r"memory: .* = parameters .* gradients .* moments .* activations .* available\n")
         self.assertRegex(out, r"disk: .* a checkpoint; 10 kept and one in writing .* free\n")
         self.assertRegex(out, r"time: .* tokens/s; 6 steps take")
         self.assertNotIn("time:", self.train("dry", "--dry-run=plan"))

@@ -7,9 +7,12 @@
 #include <set>
 #include <vector>
 
+#include "apps/cli/memory_fit.h"
 #include "apps/cli/sampler.h"
+#include "apps/cli/text_layout.h"
 #include "apps/cli/utf8_stream.h"
 #include "tensor/check.h"
+#include "tensor/storage.h"
 
 using nibble::cli::sample;
 using nibble::cli::SamplingOptions;
@@ -96,4 +99,47 @@ TEST_CASE("cli: bytes that are no text are replaced one by one, without waiting"
   Utf8Stream cut;
   CHECK(cut.push("\xE2\x82").empty());  // may still become €
   CHECK(cut.finish() == mark);
+}
+
+// Exact, as all that follows.
+TEST_CASE("cli: sentences are wrapped at 80 columns, by characters") {
+  using nibble::cli::wrap;
+  CHECK(wrap("a", 2, "") == "a\n");
+  CHECK(wrap("a", 2, " b  c ") == "a b c\n");
+  CHECK(wrap("a:  ", 2, "b") == "a:  b\n");
+  const std::string x(39, 'x');
+  CHECK(wrap("", 2, x + " " + x) == x + " " + x + "\n");
+  CHECK(wrap("", 2, x + " " + x + "yy") == x + "\n  " + x + "yy\n");
+  std::string wide;
+  for (int i = 0; i < 39; ++i) wide += "×";
+  CHECK(nibble::cli::width_of(wide) == 39);
+  CHECK(wrap("", 2, wide + " " + wide) == wide + " " + wide + "\n");
+  // A word longer than a line stays whole, and is not pushed away from an empty one.
+  CHECK(wrap("", 2, std::string(90, 'z')) == std::string(90, 'z') + "\n");
+  CHECK(wrap("ab", 2, std::string(90, 'z')) == "ab\n  " + std::string(90, 'z') + "\n");
+}
+
+TEST_CASE("cli: a table too wide for 80 columns gives its names a line of their own") {
+  nibble::cli::Table narrow({"name", "n"}, 1);
+  narrow.row({"a", "1"});
+  narrow.row({"bcdef", "20"});
+  CHECK(narrow.lines() == std::vector<std::string>{"name    n", "a       1", "bcdef  20"});
+  const std::string name(79, 'n');
+  nibble::cli::Table wide({"name", "kind", "n"}, 2);
+  wide.row({name, "k", "7"});
+  CHECK(wide.lines() == std::vector<std::string>{"name\n    kind  n", name + "\n    k     7"});
+}
+
+TEST_CASE("cli: the budget is what is given, what is there, or assumed") {
+  using nibble::cli::memory_budget;
+  CHECK(memory_budget(nibble::kCpu, 1 << 20).source == "given");
+  CHECK(memory_budget(nibble::kCpu, 1 << 20).text == "1.0 MiB");
+  nibble::set_memory_limit(nibble::kCpu, 1 << 20);
+  const nibble::cli::MemoryBudget limited = memory_budget(nibble::kCpu, 0);
+  nibble::set_memory_limit(nibble::kCpu, 0);
+  CHECK(limited.source == "device");
+  CHECK(limited.text == "1.0 MiB, all that cpu has");
+  const nibble::cli::MemoryBudget gpu = memory_budget(nibble::cuda_device(63), 0);
+  CHECK(gpu.source == "assumed");
+  CHECK(gpu.bytes == 141'000'000'000);
 }

@@ -157,8 +157,9 @@ class Inspect(Case):
         self.assertEqual({p["mode"] for p in qkv.values()}, {"real"})
         memory = report["memory"]
         self.assertEqual(memory["parameters"], sum(p["bytes"] for p in report["parameters"]))
-        self.assertEqual(memory["peak"], sum(memory[k] for k in ("parameters", "gradients", "optimizer",
-                                                                 "activations_and_workspaces")))
+        categories = ("parameters", "gradients", "moments", "activations", "encodings", "logits", "workspace", "batch")
+        self.assertEqual(set(memory), set(categories) | {"peak", "checkpoint"})
+        self.assertEqual(memory["peak"], sum(memory[k] for k in categories))
         plain = self.inspect(self.config)
         self.assertEqual({p["mode"] for p in plain["products"]}, {"dense"})
         every = self.inspect(self.config, "--set", "model.layers=2", "--all")
@@ -190,12 +191,70 @@ class Inspect(Case):
         for recipe in ("none", "int8", "int8_block128", "fp8_tensorwise", "w8a8g8"):
             for device in ("cpu", "cuda"):
                 self.fits_80_columns("gpt2_xl.jsonnet", "--device", device, "--set", f"recipe={recipe}", "--all")
+        self.fits_80_columns("gpt2_xl.jsonnet", "--memory", "4GiB")
+        file = self.folder / "long.safetensors"
+        name = "transformer.decoder.layers.11.self_attention.query_key_value.weight.of.an.adapter"
+        file.write_bytes(join({name[:79]: {"dtype": "F32", "shape": [1, 2, 3], "data_offsets": [0, 24]}}, b"\0" * 24))
+        self.fits_80_columns(file, "--stats")
+
+    def test_memory(self):
+        """Categories that have closed forms, exactly; the others move as they must."""
+        def memory(*settings):
+            return self.inspect("gpt2.jsonnet", *(w for s in settings for w in ("--set", s)))["memory"]
+        weights = 124475904
+        plain = memory("model.compute=f32", "trainer.batch=4")
+        self.assertEqual([plain[k] for k in ("parameters", "gradients", "moments", "batch", "encodings")],
+                         [4 * weights, 4 * weights, 8 * weights, 2 * 4 * 4 * 1024, 0])
+        double = memory("model.compute=f32", "trainer.batch=8")
+        for key in ("activations", "logits", "batch"):
+            # The mask of positions and the loss itself do not grow.
+            self.assertAlmostEqual(double[key] / plain[key], 2, delta=0.01, msg=key)
+        less = memory("model.compute=f32", "trainer.batch=4", "model.checkpoint_blocks=true")
+        self.assertLess(less["activations"], plain["activations"] / 4)
+        small = memory("model.compute=f32", "trainer.batch=4", "recipe=int8")
+        # Codes of both orientations at the fullest moment; moments of a byte and a scale for 256 of them.
+        self.assertGreater(small["encodings"], 0)
+        self.assertLess(small["moments"], 2.2 * weights)
+        self.assertLess(small["activations"], plain["activations"])
+        self.assertEqual(memory("model.compute=bf16", "trainer.batch=4")["parameters"], 4 * weights)
+
+    def test_memory_is_what_training_takes(self):
+        """The peak of real steps by the plan; kernels take a little scratch of their own."""
+        settings = ["--set", "model.width=128", "--set", "model.layers=2", "--set", "trainer.steps=3",
+                    "--set", "trainer.batch=16"]
+        planned = self.inspect(self.config, *settings)["memory"]["peak"]
+        self.ok("train", "--config", self.config, "--output", self.folder / "real", *settings)
+        rows = [json.loads(line) for line in (self.folder / "real/metrics.jsonl").read_text().splitlines()]
+        peak = max(row.get("memory_peak", 0) for row in rows)
+        self.assertLessEqual(planned, peak)
+        self.assertAlmostEqual(planned, peak, delta=0.1 * peak)
 
     def test_fits(self):
         """The largest batch fits, by the same plan, and one more does not."""
         peak = [self.inspect(self.config, "--set", f"trainer.batch={b}")["memory"]["peak"] for b in (5, 6)]
         fits = lambda limit: self.inspect(self.config, "--memory", limit)["fits"]["batches"][0]["batch"]
         self.assertEqual([fits(peak[0]), fits(peak[1] - 1), fits(peak[1]), fits("1KiB")], [5, 5, 6, 0])
+        # What is told to fit does, and none is told when the configuration fits.
+        short = self.inspect("gpt2.jsonnet", "--memory", "8GiB")["fits"]
+        self.assertEqual((short["memory"], short["source"]), (8 << 30, "given"))
+        self.assertRegex(short["change"], r"^\d+\.\d GiB with --set trainer.batch=\d+ --set trainer.accumulation=\d+; or ")
+        for change in short["change"].split("; or "):
+            settings = change.split(" with ")[1].split()
+            self.assertLessEqual(self.inspect("gpt2.jsonnet", *settings)["memory"]["peak"], 8 << 30, change)
+        self.assertIsNone(self.inspect("gpt2.jsonnet", "--memory", "800GiB")["fits"]["change"])
+        self.assertEqual(self.inspect("gpt2.jsonnet", "--memory", "1MiB")["fits"]["change"],
+                         "no smaller batch fits; a smaller model might")
+        self.assertRegex(self.ok("inspect", "gpt2.jsonnet", "--memory", "8GiB"),
+                         r"largest trainer.batch in 8.0 GiB\n(.|\n)*as configured it does not fit; what would: ")
+
+    def test_fits_without_a_size(self):
+        """The device's memory, or the assumed one of a GPU that is not there."""
+        cpu = self.inspect(self.config)["fits"]
+        self.assertEqual(cpu["source"], "device")
+        self.assertIn("all that cpu has", self.ok("inspect", self.config))
+        gpu = self.inspect(self.config, "--device", "cuda:63")["fits"]
+        self.assertEqual((gpu["source"], gpu["memory"]), ("assumed", 141 * 10 ** 9))
+        self.assertIn("131.3 GiB (assumed: an H200's 141 GB", self.ok("inspect", self.config, "--device", "cuda:63"))
 
     def test_without_data(self):
         self.assertRegex(self.ok("inspect", "gpt2.jsonnet"), r"ln_f.bias +\[768\] +f32 +768 +3.0 KiB\n")

@@ -7,6 +7,7 @@
 
 #include "apps/cli/commands.h"
 #include "apps/cli/inspect_config.h"
+#include "apps/cli/memory_fit.h"
 #include "apps/train/checkpoints.h"
 
 namespace nibble::cli {
@@ -51,7 +52,7 @@ int run_inspect(const Options& o) {
   return inspect_config({.files = config::split_files(o.path),
                          .overrides = o.overrides,
                          .device = parse_device(o.device),
-                         .memory = o.memory.empty() ? 0 : parse_bytes(o.memory),
+                         .memory = o.memory.empty() ? 0 : parse_bytes("--memory", o.memory),
                          .all = o.all,
                          .json = o.json});
 }
@@ -69,7 +70,8 @@ void add_inspect(CommandLine& line) {
       ->expected(1);
   c->add_option("--device", o->device, "Whose kernels to name: cpu or cuda, present or not")
       ->capture_default_str();
-  c->add_option("--memory", o->memory, "Say what fits into this much, e.g. 24GiB");
+  c->add_option("--memory", o->memory,
+                "Say what fits into this much, e.g. 24GiB; else the device's, or an H200's");
   c->add_flag("--all", o->all, "Each parameter and layer, not each block's kind");
   auto* stats = c->add_flag("--stats", o->stats, "Statistics and a histogram of each tensor");
   auto* json = c->add_flag("--json", o->json, "For machines");

@@ -41,9 +41,6 @@ TensorStats tensor_stats(DType dtype, std::span<const std::byte> bytes);
 // One character a bin, as high as its count: " ▁▂▃▄▅▆▇█".
 std::string sparkline(const TensorStats& stats);
 
-// "768 B", "3.0 KiB", "147.4 MiB"
-std::string size_text(std::uint64_t bytes);
-
 // Prints; the result is whether the file is intact. Damage is thrown after the listing, as the one
 // line that the program ends with.
 int inspect_file(const std::filesystem::path& path, bool stats, bool json);

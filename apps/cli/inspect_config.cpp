@@ -2,24 +2,19 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
-#include <cmath>
-#include <map>
+#include <algorithm>
 #include <memory>
 
-#include "apps/cli/dry_run.h"
 #include "apps/cli/inspect.h"
 #include "apps/cli/inspect_products.h"
+#include "apps/cli/memory_fit.h"
+#include "apps/cli/memory_plan.h"
 #include "apps/cli/text_layout.h"
 #include "apps/train/build.h"
 #include "data/dataset.h"
 
 namespace nibble::cli {
 namespace {
-
-std::string size_text(std::int64_t bytes) {
-  return cli::size_text(static_cast<std::uint64_t>(bytes));
-}
 
 // The vocabulary of the configuration, or of its dataset where that is there.
 std::int64_t vocabulary(const train::TrainConfig& config) {
@@ -30,6 +25,12 @@ std::int64_t vocabulary(const train::TrainConfig& config) {
                "--set model.vocab=50304 names one");
   return read_dataset(config.data.path).vocab_size;
 }
+
+struct Fit {
+  MemoryBudget budget;
+  std::vector<LargestBatch> batches;
+  std::string change;  // what would fit, when the configuration does not
+};
 
 struct Row {
   std::string name;
@@ -66,47 +67,12 @@ std::vector<Row> parameter_rows(Module& model, bool all) {
   return rows;
 }
 
-// The largest micro-batch whose step stays under `limit`; 0 when not even one does.
-std::int64_t largest_batch(train::TrainConfig config, std::int64_t vocab, std::int64_t limit) {
-  const auto fits = [&](std::int64_t batch) {
-    config.trainer.batch = batch;
-    return plan_memory(config, vocab).peak <= limit;
-  };
-  constexpr std::int64_t kMost = 1 << 14;
-  std::int64_t good = 0, bad = 1;
-  while (bad <= kMost && fits(bad)) good = std::exchange(bad, 2 * bad);
-  while (bad <= kMost && bad - good > 1) {
-    const std::int64_t middle = (good + bad) / 2;
-    (fits(middle) ? good : bad) = middle;
-  }
-  return good;
-}
-
-struct Fit {
-  std::string what;
-  std::int64_t batch;
-};
-std::vector<Fit> fits(const train::TrainConfig& config, std::int64_t vocab, std::int64_t limit) {
-  train::TrainConfig checkpointed = config;
-  checkpointed.model.checkpoint_blocks = true;
-  std::vector<Fit> result{
-      {"as configured", largest_batch(config, vocab, limit)},
-      {"with model.checkpoint_blocks=true", largest_batch(checkpointed, vocab, limit)}};
-  if (config.optimizer.type == "adamw") {
-    train::TrainConfig small = config;
-    small.optimizer.parameters["m"] = "dyn8:group256";
-    small.optimizer.parameters["v"] = "dynu8:group256";
-    result.push_back({"with 8-bit moments", largest_batch(small, vocab, limit)});
-  }
-  return result;
-}
-
 void print_parameters(const std::vector<Row>& rows, const MemoryPlan& plan) {
   Table table({"parameter", "shape", "dtype", "count", "bytes"}, 3);
   for (const Row& r : rows)
     table.row({r.name, r.shape, r.dtype, std::to_string(r.count), size_text(r.bytes)});
   for (const std::string& line : table.lines()) fmt::print("{}\n", line);
-  fmt::print("{} in all, {}\n", plan.weights, size_text(plan.parameters));
+  fmt::print("{} in all, {}\n", plan.weights, size_text(plan.of("parameters")));
 }
 
 void print_products(const std::vector<ProductRow>& products, bool all) {
@@ -122,26 +88,29 @@ void print_products(const std::vector<ProductRow>& products, bool all) {
   }
 }
 
-void print(const std::vector<Row>& rows, const std::vector<ProductRow>& products,
-           const MemoryPlan& plan, const std::vector<Fit>& fit, std::int64_t limit, bool all) {
-  print_parameters(rows, plan);
-  print_products(products, all);
-  fmt::print("\nmemory of a step\n");
-  for (const auto& [name, bytes] : {std::pair{"parameters", plan.parameters},
-                                    {"gradients", plan.gradients},
-                                    {"optimizer", plan.optimizer},
-                                    {"activations and workspaces", plan.activations},
-                                    {"peak", plan.peak},
-                                    {"checkpoint file", plan.checkpoint}})
-    fmt::print("  {:<28}{:>10}\n", name, size_text(bytes));
-  if (limit == 0) return;
-  fmt::print("\nlargest trainer.batch in {}\n", size_text(limit));
-  for (const Fit& f : fit)
-    fmt::print("  {:<35}{}\n", f.what, f.batch ? std::to_string(f.batch) : "none");
+void print_memory(const MemoryPlan& plan) {
+  fmt::print("\nmemory of a step at its fullest moment\n");
+  for (const auto& [name, bytes] : plan.categories) {
+    const auto* known = std::find_if(std::begin(kMemoryCategories), std::end(kMemoryCategories),
+                                     [&](const MemoryCategory& c) { return name == c.name; });
+    fmt::print("  {:<12}{:>10}  {}\n", name, size_text(bytes),
+               known == std::end(kMemoryCategories) ? "" : known->what);
+  }
+  fmt::print("  {:<12}{:>10}\n", "in all", size_text(plan.peak));
+  fmt::print("a checkpoint file takes {}\n", size_text(plan.checkpoint));
+}
+
+void print_fit(const Fit& fit) {
+  fmt::print("{}", wrap("\nlargest trainer.batch in", 2, fit.budget.text));
+  for (const LargestBatch& f : fit.batches)
+    fmt::print("{}",
+               wrap(fmt::format("  {:>6}", f.batch ? std::to_string(f.batch) : "none"), 9, f.with));
+  if (!fit.change.empty())
+    fmt::print("{}", wrap("as configured it does not fit; what would:", 2, fit.change));
 }
 
 Json json_of(const std::vector<Row>& rows, const std::vector<ProductRow>& products,
-             const MemoryPlan& plan, const std::vector<Fit>& fit, std::int64_t limit) {
+             const MemoryPlan& plan, const Fit& fit) {
   Json json = {{"parameters", Json::array()}, {"products", Json::array()}};
   for (const Row& r : rows)
     json["parameters"].push_back({{"name", r.name},
@@ -163,36 +132,19 @@ Json json_of(const std::vector<Row>& rows, const std::vector<ProductRow>& produc
                                 {"kernel", p.route.name},
                                 {"reason", p.route.reason},
                                 {"fallback", p.route.is_fallback()}});
-  json["memory"] = {{"parameters", plan.parameters},
-                    {"gradients", plan.gradients},
-                    {"optimizer", plan.optimizer},
-                    {"activations_and_workspaces", plan.activations},
-                    {"peak", plan.peak},
-                    {"checkpoint", plan.checkpoint}};
-  if (limit == 0) return json;
-  json["fits"] = {{"memory", limit}, {"batches", Json::array()}};
-  for (const Fit& f : fit)
-    json["fits"]["batches"].push_back({{"with", f.what}, {"batch", f.batch}});
+  for (const auto& [name, bytes] : plan.categories) json["memory"][name] = bytes;
+  json["memory"]["peak"] = plan.peak;
+  json["memory"]["checkpoint"] = plan.checkpoint;
+  json["fits"] = {{"memory", fit.budget.bytes},
+                  {"source", fit.budget.source},
+                  {"batches", Json::array()},
+                  {"change", fit.change.empty() ? Json() : Json(fit.change)}};
+  for (const LargestBatch& f : fit.batches)
+    json["fits"]["batches"].push_back({{"with", f.with}, {"batch", f.batch}});
   return json;
 }
 
 }  // namespace
-
-std::int64_t parse_bytes(std::string_view text) {
-  static const std::map<std::string_view, double> kUnits{
-      {"", 1},         {"B", 1},    {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30},
-      {"TiB", 0x1p40}, {"KB", 1e3}, {"MB", 1e6},     {"GB", 1e9},     {"TB", 1e12}};
-  double number = 0;
-  const char* end = text.data() + text.size();
-  const auto [rest, error] = std::from_chars(text.data(), end, number);
-  std::string_view unit(rest, static_cast<std::size_t>(end - rest));
-  while (unit.starts_with(' ')) unit.remove_prefix(1);
-  const auto known = kUnits.find(unit);
-  const double bytes = known == kUnits.end() ? 0 : number * known->second;
-  NIBBLE_CHECK(error == std::errc{} && std::isfinite(bytes) && bytes >= 1 && bytes < 0x1p62,
-               "--memory", "not a size: got '{}' expected a number and a unit, e.g. 24GiB", text);
-  return static_cast<std::int64_t>(bytes);
-}
 
 int inspect_config(const InspectConfig& o) {
   Json text = config::load(o.files, o.overrides);
@@ -201,14 +153,20 @@ int inspect_config(const InspectConfig& o) {
   const train::TrainConfig config = train::read_config(text);
   const std::int64_t vocab = vocabulary(config);
   const MemoryPlan plan = plan_memory(config, vocab);
-  const std::vector<Fit> fit = o.memory ? fits(config, vocab, o.memory) : std::vector<Fit>{};
+  Fit fit{memory_budget(o.device, o.memory), {}, ""};
+  fit.batches = largest_batches(config, vocab, fit.budget.bytes);
+  if (plan.peak > fit.budget.bytes) fit.change = what_would_fit(config, vocab, fit.budget.bytes);
   const std::unique_ptr<LanguageModel> model = train::build_model(config, vocab, kMeta);
   const std::vector<Row> rows = parameter_rows(*model, o.all);
   const std::vector<ProductRow> products = product_rows(*model, config, o.device, o.all);
-  if (o.json)
-    fmt::print("{}\n", json_of(rows, products, plan, fit, o.memory).dump(2));
-  else
-    print(rows, products, plan, fit, o.memory, o.all);
+  if (o.json) {
+    fmt::print("{}\n", json_of(rows, products, plan, fit).dump(2));
+    return 0;
+  }
+  print_parameters(rows, plan);
+  print_products(products, o.all);
+  print_memory(plan);
+  print_fit(fit);
   return 0;
 }
 

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "apps/config/jsonnet.h"
@@ -14,14 +13,10 @@ namespace nibble::cli {
 struct InspectConfig {
   config::Paths files;
   std::vector<std::string> overrides;
-  Device device;  // need not be there
-  std::int64_t memory = 0;
+  Device device;            // need not be there
+  std::int64_t memory = 0;  // bytes to fit into; 0: memory_budget decides
   bool all = false, json = false;
 };
 int inspect_config(const InspectConfig& options);
-
-// "24GiB", "512 MiB", "8e9": a positive number with B, KiB, MiB, GiB, TiB, KB, MB, GB or TB. Throws
-// Error("--memory").
-std::int64_t parse_bytes(std::string_view text);
 
 }  // namespace nibble::cli

@@ -85,16 +85,6 @@ TensorStats tensor_stats(DType dtype, std::span<const std::byte> bytes) {
   return s;
 }
 
-std::string size_text(std::uint64_t bytes) {
-  if (bytes < 1024) return fmt::format("{} B", bytes);
-  constexpr std::array<const char*, 4> kUnits{"KiB", "MiB", "GiB", "TiB"};
-  double size = static_cast<double>(bytes) / 1024;
-  std::size_t unit = 0;
-  // 1023.95 would be printed as 1024.0.
-  for (; size >= 1023.95 && unit + 1 < kUnits.size(); ++unit) size /= 1024;
-  return fmt::format("{:.1f} {}", size, kUnits[unit]);
-}
-
 std::string sparkline(const TensorStats& s) {
   constexpr std::array<const char*, 9> kBars{" ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
   const std::int64_t most = *std::max_element(std::begin(s.bins), std::end(s.bins));

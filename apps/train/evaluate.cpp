@@ -57,8 +57,13 @@ EvalResult evaluate(LanguageModel& model, const std::filesystem::path& folder,
   std::int64_t batches = 0;
   while (!loader.done() && (options.max_batches == 0 || batches++ < options.max_batches)) {
     const Batch& batch = loader.next();
-    const Tensor ids = Tensor::from(batch.inputs, {options.batch, length}, device);
-    const Tensor targets = Tensor::from(batch.targets, {options.batch, length}, device);
+    Tensor ids, targets;
+    {
+      const MemoryScope memory("batch");
+      ids = Tensor::from(batch.inputs, {options.batch, length}, device);
+      targets = Tensor::from(batch.targets, {options.batch, length}, device);
+    }
+    const MemoryScope memory("activations");
     const std::vector<float> losses = model.token_losses(ids, targets).to_vector();
     for (std::size_t i = 0; i < losses.size(); ++i) {
       if (batch.targets[i] == kNoTarget) continue;

@@ -1,0 +1,180 @@
+#include "apps/cli/memory_fit.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "apps/cli/memory_plan.h"
+#include "apps/train/checkpoints.h"
+#include "data/dataset.h"
+#include "tensor/storage.h"
+
+namespace nibble::cli {
+namespace {
+
+using train::TrainConfig;
+
+// A change of a configuration and how it is asked for; none where it would change nothing.
+struct Change {
+  TrainConfig config;
+  std::string settings;
+};
+
+std::optional<Change> checkpointed(const Change& from) {
+  if (from.config.model.checkpoint_blocks) return std::nullopt;
+  Change to = from;
+  to.config.model.checkpoint_blocks = true;
+  to.settings += " --set model.checkpoint_blocks=true";
+  return to;
+}
+
+std::optional<Change> in_parts(const Change& from, std::int64_t parts) {
+  if (parts == 1 || from.config.trainer.batch % parts != 0) return std::nullopt;
+  Change to = from;
+  to.config.trainer.batch /= parts;
+  to.config.trainer.accumulation *= parts;
+  to.settings += fmt::format(" --set trainer.batch={} --set trainer.accumulation={}",
+                             to.config.trainer.batch, to.config.trainer.accumulation);
+  return to;
+}
+
+std::optional<Change> with_8bit_moments(const Change& from) {
+  if (from.config.optimizer.type != "adamw") return std::nullopt;
+  Change to = from;
+  for (const auto& [slot, codec] : {std::pair{"m", "dyn8:group256"}, {"v", "dynu8:group256"}}) {
+    if (to.config.optimizer.parameters.value(slot, "") != "") return std::nullopt;
+    to.config.optimizer.parameters[slot] = codec;
+    to.settings += fmt::format(" --set optimizer.{}={}", slot, codec);
+  }
+  return to;
+}
+
+std::optional<Change> by_recipe(const Change& from) {
+  if (from.config.recipe != "none") return with_8bit_moments(from);
+  Change to = from;
+  to.config.recipe = "int8";  // codes are saved in place of activations, and moments are codes
+  to.settings += " --set recipe=int8";
+  return to;
+}
+
+// "3.2 GiB with --set …" when its peak is within the limit.
+std::optional<std::string> fitting(const std::optional<Change>& change, std::int64_t vocab,
+                                   std::int64_t limit) {
+  if (!change) return std::nullopt;
+  const std::int64_t peak = plan_memory(change->config, vocab).peak;
+  if (peak > limit) return std::nullopt;
+  return fmt::format("{} with{}", size_text(peak), change->settings);
+}
+
+// The fewest parts that fit.
+std::optional<std::string> fitting_parts(const Change& from, std::int64_t vocab,
+                                         std::int64_t limit) {
+  for (std::int64_t parts = 2; parts <= from.config.trainer.batch; ++parts)
+    if (auto text = fitting(in_parts(from, parts), vocab, limit)) return text;
+  return std::nullopt;
+}
+
+std::int64_t largest_batch(TrainConfig config, std::int64_t vocab, std::int64_t limit) {
+  const auto fits = [&](std::int64_t batch) {
+    config.trainer.batch = batch;
+    return plan_memory(config, vocab).peak <= limit;
+  };
+  constexpr std::int64_t kMost = 1 << 14;
+  std::int64_t good = 0, bad = 1;
+  while (bad <= kMost && fits(bad)) good = std::exchange(bad, 2 * bad);
+  while (bad <= kMost && bad - good > 1) {
+    const std::int64_t middle = (good + bad) / 2;
+    (fits(middle) ? good : bad) = middle;
+  }
+  return good;
+}
+
+// All the memory of a device that is there.
+std::optional<std::int64_t> total_memory(Device device) {
+  try {
+    if (const auto memory = device_memory(device)) return memory->total;
+  } catch (const Error&) {  // absent, or of a kind that cannot serve
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+MemoryBudget memory_budget(Device device, std::int64_t given) {
+  if (given > 0) return {given, "given", size_text(given)};
+  if (const auto total = total_memory(device))
+    return {*total, "device", fmt::format("{}, all that {} has", size_text(*total), device)};
+  return {kAssumedGpuMemory, "assumed",
+          fmt::format("{} (assumed: an H200's 141 GB; --memory SIZE names another)",
+                      size_text(kAssumedGpuMemory))};
+}
+
+std::string what_would_fit(const TrainConfig& config, std::int64_t vocab, std::int64_t limit) {
+  const Change now{config, ""};
+  std::string text;
+  for (const auto& found :
+       {fitting_parts(now, vocab, limit), fitting(checkpointed(now), vocab, limit),
+        fitting(by_recipe(now), vocab, limit)})
+    if (found) text += (text.empty() ? "" : "; or ") + *found;
+  if (!text.empty()) return text;
+  // Together, the ones that change no numbers first.
+  const Change blocks = checkpointed(now).value_or(now);
+  if (const auto found = fitting_parts(blocks, vocab, limit)) return *found;
+  const Change all = by_recipe(blocks).value_or(blocks);
+  if (const auto found = fitting(all, vocab, limit)) return *found;
+  if (const auto found = fitting_parts(all, vocab, limit)) return *found;
+  return "no smaller batch fits; a smaller model might";
+}
+
+std::vector<LargestBatch> largest_batches(const TrainConfig& config, std::int64_t vocab,
+                                          std::int64_t limit) {
+  const Change now{config, ""};
+  std::vector<LargestBatch> result{{"as configured", largest_batch(config, vocab, limit)}};
+  for (const auto& change : {checkpointed(now), with_8bit_moments(now),
+                             config.recipe == "none" ? by_recipe(now) : std::nullopt}) {
+    if (!change) continue;
+    const std::int64_t batch = largest_batch(change->config, vocab, limit);
+    if (batch > result.front().batch) result.push_back({"with" + change->settings, batch});
+  }
+  return result;
+}
+
+void fail_with_what_would_fit(const OutOfMemory& error, const train::TrainOptions& options) {
+  const Device device = options.device;
+  release_cached_memory(device);
+  const auto memory = device_memory(device);
+  const std::int64_t vocab = read_dataset(options.config.data.path).vocab_size;
+  // The plan knows nothing of what kernels take for themselves: where it would have called this
+  // step possible, at least what was asked for must go.
+  std::int64_t limit = memory ? memory->free : error.in_use();
+  const std::int64_t planned = plan_memory(options.config, vocab).peak;
+  if (planned <= limit) limit = planned - error.shortage().asked;
+  std::string text = fmt::format("{}; what would fit: {}", error.cause(),
+                                 what_would_fit(options.config, vocab, limit));
+  const auto kept = train::list_checkpoints(options.output / "checkpoints");
+  if (!kept.empty()) text += fmt::format("; --resume goes on from step {}", kept.back().step);
+  fail("allocate", "{}", text);
+}
+
+std::int64_t parse_bytes(std::string_view what, std::string_view text) {
+  static const std::map<std::string_view, double> kUnits{
+      {"", 1},         {"B", 1},    {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30},
+      {"TiB", 0x1p40}, {"KB", 1e3}, {"MB", 1e6},     {"GB", 1e9},     {"TB", 1e12}};
+  double number = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, number);
+  std::string_view unit(rest, static_cast<std::size_t>(end - rest));
+  while (unit.starts_with(' ')) unit.remove_prefix(1);
+  const auto known = kUnits.find(unit);
+  const double bytes = known == kUnits.end() ? 0 : number * known->second;
+  NIBBLE_CHECK(error == std::errc{} && std::isfinite(bytes) && bytes >= 1 && bytes < 0x1p62, what,
+               "not a size: got '{}' expected a number and a unit, e.g. 24GiB", text);
+  return static_cast<std::int64_t>(bytes);
+}
+
+}  // namespace nibble::cli
