@@ -19,11 +19,13 @@ SMALL = {
 }
 
 
-def nibble(*arguments, fault=None, cwd=None):
-    environment = dict(os.environ)
-    environment.pop("NIBBLE_FAULT", None)
+def nibble(*arguments, fault=None, memory=None, cwd=None, **environ):
+    """Runs the program: `fault` is NIBBLE_FAULT, `memory` NIBBLE_MEMORY_LIMIT, others go to the environment as named."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("NIBBLE_FAULT", "NIBBLE_MEMORY_LIMIT")} | environ
     if fault:
         environment["NIBBLE_FAULT"] = fault
+    if memory:
+        environment["NIBBLE_MEMORY_LIMIT"] = str(memory)
     return subprocess.run([sys.argv[1], *map(str, arguments)], capture_output=True, env=environment, cwd=cwd,
                           timeout=600)
 

@@ -4,13 +4,16 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <iostream>
 #include <new>
 
 #include "apps/cli/commands.h"
+#include "apps/cli/memory_fit.h"
 #include "apps/config/nearest.h"
 #include "apps/run/build_info.h"
 #include "tensor/check.h"
+#include "tensor/storage.h"
 #include "tensor/thread_pool.h"
 
 namespace nibble::cli {
@@ -38,6 +41,14 @@ int finish(int code) {
   NIBBLE_CHECK(std::fflush(stdout) == 0 && std::cout, "output",
                "cannot write to the standard output");
   return code;
+}
+
+// Of what is no tensor: files, batches, tables.
+std::string no_memory_text() {
+  std::string text = "allocate: out of memory on cpu";
+  if (const auto memory = host_memory())
+    text += fmt::format(": got {} free of {}", size_text(memory->free), size_text(memory->total));
+  return text + "; a smaller batch or model needs less (nibble train --dry-run)";
 }
 
 std::string version_text() {
@@ -104,6 +115,9 @@ Device Machinery::apply() const {
   check_available(chosen);
   NIBBLE_CHECK(!chosen.is_meta(), "device", "meta holds no data: got {}, expected cpu or cuda",
                device);
+  // For tests, and for a machine that is shared: see README.md.
+  if (const char* limit = std::getenv("NIBBLE_MEMORY_LIMIT"); limit && *limit)
+    set_memory_limit(chosen, parse_bytes("NIBBLE_MEMORY_LIMIT", limit));
   return chosen;
 }
 
@@ -112,7 +126,7 @@ int run(int argc, char** argv, const Extensions& extensions) {
     add_extensions(extensions);
     return parse_and_run(argc, argv);
   } catch (const std::bad_alloc&) {
-    return report(kError, "out of memory; a smaller batch needs less (nibble train --dry-run)");
+    return report(kError, no_memory_text());
   } catch (const std::exception& e) {
     return report(kError, e.what());
   }

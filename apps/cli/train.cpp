@@ -6,6 +6,7 @@
 #include "apps/cli/cli.h"
 #include "apps/cli/commands.h"
 #include "apps/cli/dry_run.h"
+#include "apps/cli/memory_fit.h"
 #include "apps/cli/resume_config.h"
 
 namespace nibble::cli {
@@ -61,7 +62,11 @@ int run_train(const Options& o, const std::vector<std::string>& argv) {
                               .command = argv,
                               .log = stderr};
   if (!o.dry_run.empty()) return dry_run(options, o.dry_run == "full");
-  return exit_code(train::train(options));
+  try {
+    return exit_code(train::train(options));
+  } catch (const OutOfMemory& e) {
+    fail_with_what_would_fit(e, options);
+  }
 }
 
 }  // namespace

@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""A GPU that is not there, and memory that is short: one clear line, nothing lost. `test_bad_device.py NIBBLE`.
+
+Runs without a GPU in every build: where there is one, it is hidden from the program.
+"""
+import json
+import pathlib
+import re
+import shutil
+import tempfile
+
+from cli_testing import SMALL, Case, main, make_tokens, nibble, write_config
+
+HIDDEN = {"CUDA_VISIBLE_DEVICES": "-1"}
+# What a build without CUDA says, and one with it.
+ABSENT = (r"^device: (this build has no CUDA backend: got cuda:0, expected cpu; use --device cpu, or build with .*"
+          r"|no usable GPU: got cuda:0, and CUDA says '.+', expected an NVIDIA GPU of compute capability 9\.0 and its "
+          r"driver; use --device cpu)$")
+
+
+def sizes(text):
+    """{"activations": "1.0 MiB", …} of the message's list of what is in use."""
+    return dict(re.findall(r"(\w+) ([\d.]+ \w*B)\b", text.split("of them ")[1].split(";")[0]))
+
+
+class BadDevice(Case):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = pathlib.Path(tempfile.mkdtemp())
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        cls.tokens = make_tokens(cls.folder)
+        cls.config = write_config(cls.folder / "small.jsonnet", SMALL | {"data": {"path": str(cls.tokens)}})
+        cls.whole = cls.folder / "whole"
+        done = nibble("train", "--config", cls.config, "--output", cls.whole)
+        assert done.returncode == 0, done.stderr
+
+    def peak(self, *settings):
+        return json.loads(self.ok("inspect", self.config, "--json", *settings))["memory"]["peak"]
+
+    def checkpoint(self, name, step):
+        return self.folder / name / f"checkpoints/step_{step:08}.safetensors"
+
+    def losses(self, name):
+        rows = map(json.loads, (self.folder / name / "metrics.jsonl").read_text().splitlines())
+        return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+    # The GPU.
+    def test_absent(self):
+        for command in (("train", "--config", self.config, "--output", self.folder / "none"),
+                        ("train", "--config", self.config, "--output", self.folder / "none", "--dry-run"),
+                        ("eval", "--checkpoint", self.whole), ("generate", "--checkpoint", self.whole),
+                        ("train", "--output", self.whole, "--resume")):
+            with self.subTest(command=command[0]):
+                self.fails(ABSENT, *command, "--device", "cuda", **HIDDEN)
+        self.assertFalse((self.folder / "none").exists())
+        self.assertEqual(self.ok("train", "--output", self.whole, "--resume"), "")  # the run is as it was
+
+    def test_absent_is_no_obstacle_to_inspect(self):
+        report = json.loads(self.ok("inspect", self.config, "--device", "cuda", "--json", **HIDDEN))
+        self.assertEqual(report["fits"]["source"], "assumed")
+
+    # Memory. The limit counts bytes of tensors; the plan is of the same bytes, so tests are exact.
+    def test_before_the_first_step(self):
+        """Not even the weights: nothing is created."""
+        lines = self.fails(r"^allocate: out of memory on cpu: got .* asked for, expected at most the .* free of 20.0 KiB; "
+                           r"in use: .*; what would fit: no smaller batch fits; a smaller model might$",
+                           "train", "--config", self.config, "--output", self.folder / "none", memory="20KiB")
+        self.assertIn("parameters", sizes(lines[-1]))
+        self.assertFalse((self.folder / "none").exists())
+
+    def test_in_the_first_step(self):
+        """It names what is in use and changes that work; the same folder then trains."""
+        big = ["--set", "trainer.batch=32"]
+        limit = self.peak(*big) - 100000
+        command = ["train", "--config", self.config, "--output", self.folder / "first", *big]
+        lines = self.fails(r"^allocate: out of memory on cpu: got [\d.]+ \w*B asked for, expected at most the [\d.]+ \w*B "
+                           r"free of [\d.]+ \wiB; in use: [\d.]+ \wiB, of them .*; what would fit: ", *command,
+                           memory=limit)
+        self.assertLessEqual({"parameters", "moments", "activations", "batch"}, set(sizes(lines[-1])))
+        changes = lines[-1].split("what would fit: ")[1].split("; or ")
+        self.assertGreaterEqual(len(changes), 2, changes)
+        self.assertRegex(changes[0], r"^[\d.]+ \wiB with --set trainer.batch=16 --set trainer.accumulation=2$")
+        for i, change in enumerate(changes):
+            settings = change.split(" with ")[1].split()
+            self.assertLessEqual(self.peak(*big, *settings), limit)
+            self.ok("train", "--config", self.config, "--output", self.folder / f"fits{i}", *big, *settings,
+                    memory=limit + 50000)  # kernels take scratch that the plan does not know
+        # The folder of the failed run begins again from its own record.
+        self.ok("train", "--output", self.folder / "first", "--resume")
+        self.ok("train", "--config", self.config, "--output", self.folder / "plain", *big)
+        self.assertEqual(self.checkpoint("first", 6).read_bytes(), self.checkpoint("plain", 6).read_bytes())
+
+    def test_after_a_checkpoint(self):
+        """A resumed run that has less memory loses nothing, and goes on to the same bytes."""
+        run = self.folder / "later"
+        self.ok("train", "--config", self.config, "--output", run, "--set", "trainer.steps=2", "--set",
+                "trainer.schedule=constant")
+        before = self.checkpoint("later", 2).read_bytes()
+        resume = ["train", "--output", run, "--resume", "--set", "trainer.steps=6"]
+        limit = self.peak() - 20000
+        self.fails(r"^allocate: out of memory on cpu: .*; what would fit: .*; --resume goes on from step 2$", *resume,
+                   memory=limit)
+        self.assertEqual(self.checkpoint("later", 2).read_bytes(), before)
+        self.assertEqual([p.name for p in run.glob("checkpoints/*.tmp*")], [])
+        self.ok(*resume)
+        self.ok("train", "--config", self.config, "--output", self.folder / "straight", "--set",
+                "trainer.schedule=constant")
+        self.assertEqual(self.losses("later"), self.losses("straight"))
+
+    def test_checkpointed_blocks_go_on(self):
+        """The one change that keeps all bits may be made on resume."""
+        settings = ["--set", "model.layers=4", "--set", "trainer.batch=16"]
+        run = self.folder / "blocks"
+        self.ok("train", "--config", self.config, "--output", run, *settings, "--max-minutes", "1e-9", code=3)
+        limit = self.peak(*settings) - 100000
+        lines = self.fails(r"model.checkpoint_blocks=true", "train", "--output", run, "--resume", memory=limit)
+        self.assertIn("--resume goes on from step 1", lines[-1])
+        self.ok("train", "--output", run, "--resume", "--set", "model.checkpoint_blocks=true", memory=limit)
+        self.ok("train", "--config", self.config, "--output", self.folder / "all", *settings)
+        self.assertEqual(self.losses("blocks"), self.losses("all"))
+
+    def test_other_commands(self):
+        for command in (("eval", "--checkpoint", self.whole), ("generate", "--checkpoint", self.whole, "--tokens", 20)):
+            with self.subTest(command=command[0]):
+                self.fails(r"^allocate: out of memory on cpu: got .*; in use: .*; a smaller batch or", *command,
+                           memory="14KiB")
+        self.fails(r"^dry-run: memory is short: got 64\.0 KiB, needs .*; what would fit: ", "train", "--config", self.config,
+                   "--output", self.folder / "none", "--dry-run", memory="64KiB")
+        self.fails(r"^NIBBLE_MEMORY_LIMIT: not a size: got 'much'", "eval", "--checkpoint", self.whole, memory="much")
+
+
+if __name__ == "__main__":
+    main()
