@@ -81,6 +81,10 @@ void print_products(const std::vector<ProductRow>& products, bool all) {
     if (i == 0 || p.layer != products[i - 1].layer) fmt::print("\n{}\n", p.layer);
     fmt::print("  {}  [{}, {}] × [{}, {}]  {:.1f} GFLOP{}\n", p.product, p.m, p.k, p.n, p.k,
                static_cast<double>(p.flops()) / 1e9, all ? "" : " each");
+    if (p.mode == "dense") {  // nothing to encode, nothing to choose
+      fmt::print("        dense, {}\n", p.route.name);
+      continue;
+    }
     fmt::print("{}", wrap("        ", 9, fmt::format("{} × {}", p.lhs, p.rhs)));
     fmt::print("{}", wrap("        ", 9,
                           fmt::format("{}, {}{}: {}", p.mode, p.route.name,
