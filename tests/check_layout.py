@@ -21,6 +21,14 @@ TEXT = CODE | {".py", ".sh", ".cmake", ".md", ".jsonnet", ".libsonnet", ".cff", 
 MAX_LINES = 500
 MAX_README_LINES = 80
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
+KERNEL = re.compile(r"^NIBBLE_KERNEL\((\w+)", re.M)
+# Calls that copy between host and device, wait for the device, or let it write host memory: they would pass
+# the counters of tensor/cuda/context.h by, and with them the tests that no op does so.
+WAITS = re.compile(
+    r"\b(?:cudaMemcpy\w*|cuMemcpy\w*|cudaMallocManaged|cudaMallocHost|cudaHostAlloc|cudaHostRegister|"
+    r"cudaStreamSynchronize|cuStreamSynchronize|cudaDeviceSynchronize|cuCtxSynchronize|cudaEventSynchronize|"
+    r"cuEventSynchronize|cudaStreamQuery|cudaEventQuery)\s*\([^;]*")
+MAY_WAIT = {"tensor/cuda/context.cpp"}
 SPEAKS = re.compile(
     r"\b(?:std::)?(?:f?printf|puts|fputs|perror|exit|quick_exit|abort)\s*\(|\bstd::c(?:out|err|log)\b|\bfmt::print\b")
 
@@ -54,7 +62,7 @@ class Tree:
                     if not any(fnmatch.fnmatch(p.name, pattern) for pattern in ignored)]
         self.files = [p for p in walk(ROOT, ignored) if p.parts[0] != "shared"]
         self.text = {p: (ROOT / p).read_text(encoding="utf-8") for p in self.files
-                     if p.suffix in TEXT or p.name in ("CMakeLists.txt", "run")}
+                     if p.suffix in TEXT or p.name in ("CMakeLists.txt", "kernel_tests.txt", "run")}
         self.code = {p: without_comments(text) for p, text in self.text.items()
                      if p.suffix in CODE and p.parts[0] in LAYERS}
 
@@ -120,6 +128,42 @@ def check_library_is_silent(tree):
             yield f"{path}: the library never prints and never exits: {found.group(0).strip()}"
 
 
+def check_copies(tree):
+    """Copies on the device are no copies to the host: they may stand anywhere."""
+    for path, text in tree.code.items():
+        if path.as_posix() in MAY_WAIT:
+            continue
+        for call in WAITS.findall(text):
+            name = call.split("(")[0].strip()
+            if not (name.startswith("cudaMemcpy") and "cudaMemcpyDeviceToDevice" in call):
+                yield f"{path}: {name} belongs in {', '.join(sorted(MAY_WAIT))}, where it is counted"
+
+
+def check_kernel_tests(tree):
+    """Every kernel pair has a row of the op table or a case on both devices (tests/kernel_tests.txt)."""
+    kernels = {name for path, text in tree.code.items() if path.name == "kernels.h" for name in KERNEL.findall(text)}
+    tests = {path: text for path, text in tree.text.items() if path.parts[0] == "tests"}
+    rows, cases = set(), set()
+    for path, text in tests.items():
+        if path.name.startswith("op_table"):
+            rows.update(re.findall(r'(?:\.name = |\b\w+\(\s*)"([a-z_]+)"', text))
+        if path.parent.name == "cuda":
+            cases.update(re.findall(r'(?:GPU_TEST|TEST_CASE)\(\s*"([^"]+)"', text))
+    listed = set()
+    for line in tests.get(pathlib.Path("tests/kernel_tests.txt"), "").splitlines():
+        if not line or line.startswith("#"):
+            continue
+        kernel, _, proof = line.partition(": ")
+        kind, _, name = proof.partition(" ")
+        listed.add(kernel)
+        if kernel not in kernels:
+            yield f"tests/kernel_tests.txt: {kernel} is no kernel"
+        elif name not in {"row": rows, "case": cases}.get(kind, ()):
+            yield f"tests/kernel_tests.txt: {kernel}: no {kind} '{name}'"
+    for kernel in sorted(kernels - listed):
+        yield f"{kernel}: no row of the op table and no case runs it; name one in tests/kernel_tests.txt"
+
+
 def check_headers(tree):
     for path, text in tree.text.items():
         if path.suffix in (".h", ".cuh") and "#pragma once" not in text:
@@ -163,7 +207,7 @@ def check_shipped_text(tree):
 
 
 CHECKS = (check_top_level, check_file_sizes, check_text_form, check_layering, check_kernels,
-          check_library_is_silent, check_headers, check_readmes, check_links, check_notices,
+          check_library_is_silent, check_copies, check_kernel_tests, check_headers, check_readmes, check_links, check_notices,
           check_shipped_text)
 
 

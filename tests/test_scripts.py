@@ -71,6 +71,29 @@ class Layout(unittest.TestCase):
         bad = tree(quant__a_h="std::printf(x);\n", quant__b_h="std::exit(1);\n", quant__c_h="snprintf(b, 1, x);\n")
         self.assertEqual(len(list(check_layout.check_library_is_silent(bad))), 2)
 
+    def test_copies_past_the_counter_are_found(self):
+        call = "NIBBLE_CUDA_CHECK(cudaMemcpyAsync(to, from, n,\n    {}, stream()));\n"
+        copies = tree(tensor__cuda__a_h=call.format("cudaMemcpyDeviceToDevice"),
+                      tensor__cuda__b_h=call.format("cudaMemcpyDeviceToHost"))
+        self.assertEqual([p.split(":")[0] for p in check_layout.check_copies(copies)], ["tensor/cuda/b.h"])
+        for wait in ("cudaStreamSynchronize(s);", "cudaEventSynchronize(e);", "cudaDeviceSynchronize();",
+                     "cudaHostAlloc(&p, 8, 0);", "cudaMemcpyFromSymbol(&x, y, 4);", "cuStreamSynchronize(s);"):
+            self.assertEqual(len(list(check_layout.check_copies(tree(quant__cuda__a_h=wait)))), 1, wait)
+        context = {pathlib.Path("tensor/cuda/context.cpp"): "cudaStreamSynchronize(s);\n"}
+        self.assertEqual(list(check_layout.check_copies(types.SimpleNamespace(code=context))), [])
+
+    def test_a_kernel_without_a_test_is_found(self):
+        def problems(tests):
+            files = {"tests/kernel_tests.txt": tests, "tests/op_table.cpp": '{.name = "add", .variant = "wide"}',
+                     "tests/cuda/a.cpp": 'GPU_TEST("cuda a: sub") {}'}
+            kernels = tree(tensor__kernels_h="NIBBLE_KERNEL(add, Tensor& y)\nNIBBLE_KERNEL(sub, Tensor& y)\n")
+            kernels.text = {pathlib.Path(name): text for name, text in files.items()}
+            return list(check_layout.check_kernel_tests(kernels))
+        self.assertEqual(problems("# why\nadd: row add\nsub: case cuda a: sub\n"), [])
+        for tests in ("add: row add\n", "add: row add\nsub: row sub\n", "add: row add\nsub: case cuda a: add\n",
+                      "add: row wide\nsub: case cuda a: sub\n", "add: row add\nsub: case cuda a: sub\nmul: row add\n"):
+            self.assertEqual(len(problems(tests)), 1, tests)
+
     def test_long_files_machine_paths_and_white_space_are_found(self):
         self.assertEqual(len(list(check_layout.check_file_sizes(tree(nn__a_h="\n" * 501)))), 1)
         machine_path = "/".join(("", "root", "x"))
