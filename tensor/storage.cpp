@@ -8,6 +8,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "tensor/memory_guard.h"
 #include "tensor/out_of_memory.h"
 
 #ifdef NIBBLE_CUDA_BACKEND
@@ -343,8 +344,11 @@ MemoryPool::Use::~Use() {
 Storage::Storage(std::int64_t bytes, Device device)
     : bytes_(bytes), device_(device), scope_(t_scope) {
   check_available(device);
-  data_ = heap().allocate(bytes, device, scope_, pool_);
+  data_ = MemoryGuard::allocate(bytes, device);
+  if (!data_) data_ = heap().allocate(bytes, device, scope_, pool_);
 }
-Storage::~Storage() { heap().free(data_, bytes_, device_, scope_, pool_); }
+Storage::~Storage() {
+  if (!MemoryGuard::release(data_)) heap().free(data_, bytes_, device_, scope_, pool_);
+}
 
 }  // namespace nibble

@@ -2,11 +2,14 @@
 // drivers of both devices are made of.
 #pragma once
 
+#include <fmt/ranges.h>
+
 #include <deque>
 #include <limits>
 #include <vector>
 
 #include "autograd/context.h"
+#include "tensor/memory_guard.h"
 #include "tests/op_table.h"
 #include "tests/tensor_testing.h"
 
@@ -100,6 +103,20 @@ inline std::vector<Tensor> all_of(const Result& r) {
   all.insert(all.end(), r.dx.begin(), r.dx.end());
   all.insert(all.end(), r.dp.begin(), r.dp.end());
   return all;
+}
+
+struct Guarded {
+  std::vector<Tensor> results;  // all_of
+  std::string damage;           // "" when every margin is whole
+};
+
+// A pass whose buffers on the row's device, inputs and parameters too, lie between guard bytes.
+inline Guarded run_guarded(const OpRow& row, const Setup& setup) {
+  const MemoryGuard guard(setup.device);
+  Guarded out;
+  out.results = all_of(Pass(row, setup).run());
+  out.damage = fmt::format("{}", fmt::join(guard.damage(), "\n"));
+  return out;
 }
 
 // Runs f(row) for every row, in a context where dropout draws.

@@ -173,7 +173,10 @@ void* blas_workspace() {
   return c.workspace;
 }
 
-void wait() { NIBBLE_CUDA_CHECK(cudaStreamSynchronize(stream())); }
+void wait() {
+  ++g_copies_to_host;
+  NIBBLE_CUDA_CHECK(cudaStreamSynchronize(stream()));
+}
 
 void synchronize() {
   Context& c = context();
@@ -195,7 +198,6 @@ void copy_to_device(void* to, const void* from, std::size_t bytes) {
 void copy_to_host(void* to, const void* from, std::size_t bytes) {
   NIBBLE_CHECK(!recording(), "graph", "{} bytes were to be copied to the host in a recorded step",
                bytes);
-  ++g_copies_to_host;
   NIBBLE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream()));
   synchronize();
 }

@@ -39,11 +39,11 @@ int multiprocessors();
 
 void wait();         // for the stream
 void synchronize();  // waits, then throws what a kernel reported through fault()
-// Ordered on the stream. copy_to_host waits and is counted: an op that calls it is a defect.
+// Ordered on the stream. copy_to_host waits too; an op that makes the host wait is a defect.
 // Neither may be called while a graph is recorded.
 void copy_to_device(void* to, const void* from, std::size_t bytes);
 void copy_to_host(void* to, const void* from, std::size_t bytes);
-std::uint64_t copies_to_host();
+std::uint64_t copies_to_host();  // with every other wait of the host for the stream
 
 // Memory of the host that copies reach without a stop on the way; freed by free_pinned.
 void* allocate_pinned(std::size_t bytes);

@@ -57,15 +57,59 @@ GPU_TEST("cuda op table: two runs give the same bits") {
   });
 }
 
-GPU_TEST("cuda op table: no operation copies to the host") {
+GPU_TEST("cuda op table: no operation copies to the host or waits for the device") {
   for_each_row([](const OpRow& row) {
-    for (const DType dtype : {DType::F32, DType::BF16}) {
-      Pass pass(row, {.dtype = dtype, .device = kGpu});
-      const std::uint64_t before = cuda::copies_to_host();
-      pass.run();
-      CHECK(cuda::copies_to_host() == before);
-    }
+    for (const DType dtype : {DType::F32, DType::BF16})
+      for (const Layout layout : {Layout::Dense, Layout::Strided}) {
+        Pass pass(row, {.dtype = dtype, .device = kGpu, .layout = layout});
+        const std::uint64_t before = cuda::copies_to_host();
+        pass.run();
+        CHECK(cuda::copies_to_host() == before);
+      }
   });
+}
+
+GPU_TEST("cuda op table: a copy to the host or a wait inside an operation is counted") {
+  const Tensor x = Tensor::full({3}, 1, DType::F32, kGpu);
+  const auto counted = [](auto&& f) {
+    const std::uint64_t before = cuda::copies_to_host();
+    f();
+    return cuda::copies_to_host() > before;
+  };
+  CHECK(counted([&] { x.to(kCpu); }));
+  CHECK(counted([&] { x.to_vector(); }));
+  CHECK(counted([&] { ops::all_finite(x); }));
+  CHECK(counted([] { synchronize(kGpu); }));
+  CHECK_FALSE(counted([&] { ops::square(x); }));
+}
+
+GPU_TEST("cuda op table: operations write all of their outputs and gradients and nothing else") {
+  for (const DType dtype : {DType::F32, DType::BF16})
+    for (const Layout layout : {Layout::Dense, Layout::Poisoned, Layout::Strided}) {
+      CAPTURE(dtype);
+      CAPTURE(static_cast<int>(layout));
+      for_each_row([&](const OpRow& row) {
+        const Setup setup{.dtype = dtype, .device = kGpu, .layout = layout, .rounded_to = dtype};
+        const std::vector<Tensor> expected = all_of(Pass(row, setup).run());
+        const Guarded guarded = run_guarded(row, setup);
+        CHECK_MESSAGE(guarded.damage.empty(), guarded.damage);
+        for (std::size_t i = 0; i < expected.size(); ++i) {
+          REQUIRE(guarded.results[i].defined() == expected[i].defined());
+          if (expected[i].defined())  // an element that nobody wrote would be NaN
+            check_bits(ops::contiguous(expected[i].to(kCpu)), guarded.results[i], row.name);
+        }
+      });
+    }
+}
+
+GPU_TEST("cuda op table: a byte written beside a tensor is found") {
+  const MemoryGuard guard(kGpu);
+  const Tensor x = Tensor::zeros({3}, DType::F32, kGpu);
+  CHECK(guard.damage().empty());
+  const float value = 1;
+  cuda::copy_to_device(const_cast<float*>(x.data<float>()) + 3, &value, sizeof value);
+  CHECK(guard.damage().size() == 1);
+  CHECK(std::isnan(Tensor::empty({5}, DType::BF16, kGpu).to_vector()[4]));
 }
 
 GPU_TEST("cuda op table: nothing beyond the arguments is written") {
