@@ -5,8 +5,11 @@ namespace nibble::ops {
 namespace {
 
 void check_parameter(const char* op, const char* name, const Tensor& p, const Tensor& x) {
-  NIBBLE_CHECK(p.rank() == 1 && p.size(0) == x.size(-1) && p.is_contiguous(), op,
+  NIBBLE_CHECK(p.rank() == 1 && p.size(0) == x.size(-1), op,
                "got {} {} for x {}, expected one value a column", name, describe(p), describe(x));
+  NIBBLE_CHECK(p.is_contiguous(), op,
+               "got {} {} with strides {}, expected a contiguous one; ops::contiguous() copies it",
+               name, describe(p), p.strides());
   check_same_kind(op, x, p);
 }
 

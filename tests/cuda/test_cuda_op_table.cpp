@@ -1,6 +1,7 @@
 // The table of operations (op_table.h) on a GPU, against the CPU: values and gradients in every
 // layout, what surrounds the arguments, and that nothing is copied to the host on the way.
 #include "tests/cuda/lockstep.h"
+#include "tests/op_support.h"
 #include "tests/op_table_pass.h"
 
 using namespace nibble;
@@ -45,6 +46,11 @@ GPU_TEST("cuda op table: values and gradients agree with the CPU's, in every lay
         compare(row, dtype, Pass(row, setup).run(), Pass(row, there).run());
       });
     }
+}
+
+GPU_TEST("cuda op table: every cell of the support matrix works or refuses as declared") {
+  const std::string problems = check_support(kGpu, kCpu);
+  CHECK_MESSAGE(problems.empty(), problems);
 }
 
 GPU_TEST("cuda op table: two runs give the same bits") {
