@@ -113,7 +113,7 @@ cuda_stage() {
   elif [[ "$mode" == gpu ]]; then
     echo "no GPU here: nothing was run"
     add cuda 0 0 1
-  elif targets=(nibble test_cuda) && build cuda -DNIBBLE_CUDA=ON -DNIBBLE_WERROR=ON; then
+  elif targets=(nibble test_cuda test_cuda_long) && build cuda -DNIBBLE_CUDA=ON -DNIBBLE_WERROR=ON; then
     echo "no GPU here: the CUDA build compiles and links, its GPU tests are skipped"
     add cuda 1 0 "$(gpu_cases)"
   fi

@@ -1,6 +1,4 @@
 // Codes and values on the GPU: the CPU's bits, for every format, tile, rounding and kind of number.
-#include <cstdlib>
-
 #include "quant/codec.h"
 #include "tests/cuda/quant_inputs.h"
 
@@ -194,21 +192,4 @@ GPU_TEST("cuda quant: transposing and packing move every code") {
             },
             [](const Tensor& cpu, const Tensor& gpu) { check_bits(cpu, gpu); });
       }
-}
-
-TEST_CASE("cuda quant: 1e8 inputs a format" *
-          doctest::skip(cuda::device_count() == 0 || std::getenv("NIBBLE_LONG_TESTS") == nullptr)) {
-  const std::vector<QuantSpec> specs = formats("group128");
-  for (std::uint32_t chunk = 0; chunk < 6; ++chunk) {
-    Tensor x = Tensor::normal({1 << 13, 1 << 11}, 0, 1, RngKey{31, chunk});
-    if (chunk % 2 == 1) x = ops::mul(x, ops::mul(x, x));  // heavy tails
-    const Tensor on_gpu = x.to(kGpu);
-    for (const QuantSpec& spec : specs) {
-      CAPTURE(to_string(spec));
-      const QTensor cpu = quantize(x, spec, kKey), gpu = quantize(on_gpu, spec, kKey);
-      check_bits(cpu.payload(), gpu.payload());
-      check_bits(cpu.scales(), gpu.scales());
-      check_bits(dequantize(cpu), dequantize(gpu));
-    }
-  }
 }
