@@ -1,0 +1,87 @@
+// Medians of single runs on either device, with cold caches: before each run a large buffer is
+// written, which on a GPU also keeps the queue busy while the host prepares the launches.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <vector>
+
+#include "tensor/ops.h"
+
+#ifdef NIBBLE_CUDA_BACKEND
+#include "tensor/cuda/context.h"
+#endif
+
+namespace nibble::testing {
+
+struct Timing {
+  double median = 0, least = 0;  // seconds
+  int runs = 0;
+};
+
+class Meter {
+ public:
+  // `budget`: seconds after which a body is not repeated any more (3 runs at the least); `flush`:
+  // the bytes written before each run, larger than any cache.
+  Meter(Device device, int repeats, double budget, std::int64_t flush)
+      : device_(device), repeats_(repeats), budget_(budget) {
+    flush_ = Tensor::empty({flush / 4}, DType::F32, device);
+#ifdef NIBBLE_CUDA_BACKEND
+    if (device.is_cuda())
+      for (cudaEvent_t& event : events_) NIBBLE_CUDA_CHECK(cudaEventCreate(&event));
+#endif
+  }
+  ~Meter() {
+#ifdef NIBBLE_CUDA_BACKEND
+    if (device_.is_cuda())
+      for (cudaEvent_t event : events_) cudaEventDestroy(event);
+#endif
+  }
+  Meter(const Meter&) = delete;
+  Meter& operator=(const Meter&) = delete;
+
+  // body(i) for i = 0, 1, …: the number of the run, by which it takes one of several buffers.
+  Timing measure(const std::function<void(int)>& body) {
+    constexpr int kWarm = 2, kLeast = 3;
+    std::vector<double> times;
+    double spent = 0;
+    for (int i = 0; i < kWarm + repeats_; ++i) {
+      if (i >= kWarm + kLeast && spent > budget_) break;
+      flush_.fill(i);
+      const double seconds = once([&] { body(i); });
+      spent += seconds;
+      if (i >= kWarm) times.push_back(seconds);
+    }
+    std::ranges::sort(times);
+    return {times[times.size() / 2], times.front(), static_cast<int>(times.size())};
+  }
+
+ private:
+  double once(const std::function<void()>& body) {
+#ifdef NIBBLE_CUDA_BACKEND
+    if (device_.is_cuda()) {
+      NIBBLE_CUDA_CHECK(cudaEventRecord(events_[0], cuda::stream()));
+      body();
+      NIBBLE_CUDA_CHECK(cudaEventRecord(events_[1], cuda::stream()));
+      synchronize(device_);
+      float ms = 0;
+      NIBBLE_CUDA_CHECK(cudaEventElapsedTime(&ms, events_[0], events_[1]));
+      return ms * 1e-3;
+    }
+#endif
+    const auto begin = std::chrono::steady_clock::now();
+    body();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
+
+  Device device_;
+  int repeats_;
+  double budget_;
+  Tensor flush_;
+#ifdef NIBBLE_CUDA_BACKEND
+  cudaEvent_t events_[2] = {};
+#endif
+};
+
+}  // namespace nibble::testing
