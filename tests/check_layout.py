@@ -22,10 +22,10 @@ MAX_LINES = 500
 MAX_README_LINES = 80
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
 KERNEL = re.compile(r"^NIBBLE_KERNEL\((\w+)", re.M)
-# Calls that copy between host and device, wait for the device, or let it write host memory: they would pass
-# the counters of tensor/cuda/context.h by, and with them the tests that no op does so.
+# Calls that copy between host and device, wait for the device (allocation does), or let it write host memory:
+# they would pass by the counter of tensor/cuda/context.h, and with it the tests that no op does so.
 WAITS = re.compile(
-    r"\b(?:cudaMemcpy\w*|cuMemcpy\w*|cudaMallocManaged|cudaMallocHost|cudaHostAlloc|cudaHostRegister|"
+    r"\b(?:cudaMemcpy\w*|cuMemcpy\w*|cudaMalloc\w*|cudaFree\w*|cudaHostAlloc|cudaHostRegister|"
     r"cudaStreamSynchronize|cuStreamSynchronize|cudaDeviceSynchronize|cuCtxSynchronize|cudaEventSynchronize|"
     r"cuEventSynchronize|cudaStreamQuery|cudaEventQuery)\s*\([^;]*")
 MAY_WAIT = {"tensor/cuda/context.cpp"}

@@ -77,7 +77,7 @@ class Layout(unittest.TestCase):
                       tensor__cuda__b_h=call.format("cudaMemcpyDeviceToHost"))
         self.assertEqual([p.split(":")[0] for p in check_layout.check_copies(copies)], ["tensor/cuda/b.h"])
         for wait in ("cudaStreamSynchronize(s);", "cudaEventSynchronize(e);", "cudaDeviceSynchronize();",
-                     "cudaHostAlloc(&p, 8, 0);", "cudaMemcpyFromSymbol(&x, y, 4);", "cuStreamSynchronize(s);"):
+                     "cudaHostAlloc(&p, 8, 0);", "cudaFree(p);", "cudaMemcpyFromSymbol(&x, y, 4);", "cuStreamSynchronize(s);"):
             self.assertEqual(len(list(check_layout.check_copies(tree(quant__cuda__a_h=wait)))), 1, wait)
         context = {pathlib.Path("tensor/cuda/context.cpp"): "cudaStreamSynchronize(s);\n"}
         self.assertEqual(list(check_layout.check_copies(types.SimpleNamespace(code=context))), [])
