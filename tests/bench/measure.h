@@ -41,17 +41,18 @@ class Meter {
   Meter(const Meter&) = delete;
   Meter& operator=(const Meter&) = delete;
 
-  // body(i) for i = 0, 1, …: the number of the run, by which it takes one of several buffers.
-  Timing measure(const std::function<void(int)>& body) {
-    constexpr int kWarm = 2, kLeast = 3;
+  // body(i) for i = 0, 1, …: the number of the run, by which it takes one of several buffers. The
+  // first `warm` runs, in which memory is allocated for the first time, don't count.
+  Timing measure(int warm, const std::function<void(int)>& body) {
+    constexpr int kLeast = 3;
     std::vector<double> times;
     double spent = 0;
-    for (int i = 0; i < kWarm + repeats_; ++i) {
-      if (i >= kWarm + kLeast && spent > budget_) break;
+    for (int i = 0; i < warm + repeats_; ++i) {
+      if (i >= warm + kLeast && spent > budget_) break;
       flush_.fill(i);
       const double seconds = once([&] { body(i); });
       spent += seconds;
-      if (i >= kWarm) times.push_back(seconds);
+      if (i >= warm) times.push_back(seconds);
     }
     std::ranges::sort(times);
     return {times[times.size() / 2], times.front(), static_cast<int>(times.size())};

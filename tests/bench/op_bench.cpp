@@ -131,14 +131,14 @@ Rates measure_rates(Meter& meter, Device device, const Sizes& sizes, bool small)
   std::vector<Tensor> buffers;
   for (int i = 0; i < 4; ++i) buffers.push_back(Tensor::full({n}, i, DType::F32, device));
   const Timing copy =
-      meter.measure([&](int i) { buffers[(2 * i + 1) % 4].copy_from(buffers[2 * i % 4]); });
+      meter.measure(2, [&](int i) { buffers[(2 * i + 1) % 4].copy_from(buffers[2 * i % 4]); });
   rates.copy = 2.0 * static_cast<double>(buffers[0].bytes()) / copy.median;
   const std::int64_t m = small ? sizes.cols() : device.is_cuda() ? 8192 : 1024;
   for (const DType dtype : {DType::F32, DType::BF16}) {
     const Tensor a = Tensor::uniform({m, m}, -1, 1, RngKey{1, 1}, dtype, device),
                  b = Tensor::uniform({m, m}, -1, 1, RngKey{1, 2}, dtype, device);
     Tensor c = Tensor::empty({m, m}, dtype, device);
-    const Timing t = meter.measure([&](int) { ops::matmul_into(c, a, b, false); });
+    const Timing t = meter.measure(2, [&](int) { ops::matmul_into(c, a, b, false); });
     rates.products[dtype] = 2.0 * std::pow(static_cast<double>(m), 3) / t.median;
   }
   return rates;
@@ -230,11 +230,11 @@ class Bench {
   void measure(const OpRow& row, const std::string& name, const BenchCase& c, DType dtype,
                const std::vector<Tensor>& expected, const Rates& rates) {
     // As many buffers as keep each one out of the caches until its turn.
-    constexpr double kRotate = 256e6;
+    const double rotate = device_.is_cuda() ? 256e6 : 64e6;
     constexpr int kMost = 8;
     std::deque<Arguments> sets;
     sets.emplace_back(c, dtype, device_);
-    const int n = std::clamp(static_cast<int>(kRotate / sets[0].bytes()), 2, kMost);
+    const int n = std::clamp(static_cast<int>(rotate / sets[0].bytes()), 2, kMost);
     for (int i = 1; i < n; ++i) sets.emplace_back(c, dtype, device_, static_cast<std::uint32_t>(i));
     const auto at = [n](int i) { return static_cast<std::size_t>(i % n); };
 
@@ -245,10 +245,10 @@ class Bench {
 
     std::vector<Tensor> outputs(static_cast<std::size_t>(n));  // live on, or they'd share a block
     const Timing once =
-        meter_.measure([&](int i) { outputs[at(i)] = forward(c, sets[at(i)], device_); });
+        meter_.measure(n + 1, [&](int i) { outputs[at(i)] = forward(c, sets[at(i)], device_); });
     std::vector<std::vector<Tensor>> results(static_cast<std::size_t>(n));
-    const Timing twice =
-        meter_.measure([&](int i) { results[at(i)] = both_passes(c, sets[at(i)], dy, device_); });
+    const Timing twice = meter_.measure(
+        n + 1, [&](int i) { results[at(i)] = both_passes(c, sets[at(i)], dy, device_); });
 
     // The least traffic: forward reads its arguments and writes y; backward reads them and dy, and
     // writes the gradients.
