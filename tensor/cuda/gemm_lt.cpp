@@ -38,22 +38,38 @@ cudaDataType_t data_type(DType dtype) {
     case DType::BF16: return CUDA_R_16BF;
     case DType::I8: return CUDA_R_8I;
     case DType::I32: return CUDA_R_32I;
-    default: fail(kOp, "got dtype {}, expected f32, bf16, i8 or i32", dtype);
+    case DType::E4M3: return CUDA_R_8F_E4M3;
+    case DType::E5M2: return CUDA_R_8F_E5M2;
+    default: fail(kOp, "got dtype {}, expected f32, bf16, i8, i32, e4m3 or e5m2", dtype);
   }
 }
 
 bool is_integer(const LtProduct& p) { return p.c.dtype == DType::I32; }
+bool is_fp8(DType dtype) { return dtype == DType::E4M3 || dtype == DType::E5M2; }
+bool is_fp8(const LtProduct& p) { return is_fp8(p.a.dtype); }
+
+// The header names the mode since CUDA 12.9.
+#if CUBLAS_VERSION >= 120900
+constexpr bool kHasRowScales = true;
+#else
+constexpr bool kHasRowScales = false;
+#endif
 
 void check(const LtProduct& p) {
   const DType in = p.a.dtype, out = p.c.dtype;
-  const bool types =
-      in == p.b.dtype && ((in == DType::F32 && out == DType::F32) ||
-                          (in == DType::BF16 && (out == DType::BF16 || out == DType::F32)) ||
-                          (in == DType::I8 && out == DType::I32));
+  const bool floats = is_fp8(in) && is_fp8(p.b.dtype) &&
+                      (in == DType::E4M3 || p.b.dtype == DType::E4M3) &&
+                      (out == DType::BF16 || out == DType::F32);
+  const bool types = floats || (in == p.b.dtype &&
+                                ((in == DType::F32 && out == DType::F32) ||
+                                 (in == DType::BF16 && (out == DType::BF16 || out == DType::F32)) ||
+                                 (in == DType::I8 && out == DType::I32)));
   NIBBLE_CHECK(types, kOp,
-               "got {} x {} -> {}, expected f32 x f32 -> f32, bf16 x bf16 -> bf16 or f32, or "
-               "i8 x i8 -> i32",
+               "got {} x {} -> {}, expected f32 x f32 -> f32, bf16 x bf16 -> bf16 or f32, "
+               "i8 x i8 -> i32, or e4m3 x e4m3 or e5m2 -> bf16 or f32",
                in, p.b.dtype, out);
+  NIBBLE_CHECK(floats || (p.scaling == LtScaling::None && !p.fast), kOp,
+               "got {} x {} with scales or fast sums, expected fp8 operands", in, p.b.dtype);
   NIBBLE_CHECK(p.batch > 0 && p.m > 0 && p.n > 0 && p.k > 0 && !p.c.transposed, kOp,
                "got batch {} of [{}, {}] x [{}, {}]{}, expected positive extents and contiguous "
                "rows in the result",
@@ -91,6 +107,23 @@ Layout make_layout(const LtMatrix& x, std::int64_t rows, std::int64_t cols, std:
   return owned;
 }
 
+// Scales' addresses are set before each product; planning wants some.
+void set_scaling(cublasLtMatmulDesc_t operation, const LtProduct& p) {
+  set(operation, CUBLASLT_MATMUL_DESC_FAST_ACCUM, static_cast<std::int8_t>(p.fast));
+  if (p.bias_alignment != 0)
+    set(operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<std::int32_t>(CUDA_R_16BF));
+  if (p.scaling == LtScaling::None) return;
+  const auto somewhere = reinterpret_cast<const void*>(std::uintptr_t{16});
+  set(operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, somewhere);
+  set(operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, somewhere);
+#if CUBLAS_VERSION >= 120900
+  if (p.scaling != LtScaling::Rows) return;
+  const auto mode = static_cast<std::int32_t>(CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
+  set(operation, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode);
+  set(operation, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode);
+#endif
+}
+
 Operation make_operation(const LtProduct& p) {
   cublasLtMatmulDesc_t operation = nullptr;
   // COMPUTE_32F is IEEE f32 for F32 inputs: TF32 would be COMPUTE_32F_FAST_TF32.
@@ -100,6 +133,7 @@ Operation make_operation(const LtProduct& p) {
   Operation owned(operation);
   set(operation, CUBLASLT_MATMUL_DESC_TRANSA, p.b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(operation, CUBLASLT_MATMUL_DESC_TRANSB, p.a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+  if (is_fp8(p)) set_scaling(operation, p);
   if (p.bias_alignment != 0) {
     set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
     // Planning reads only the pointer's alignment; this one has exactly the promised one.
@@ -142,6 +176,7 @@ bool is_acceptable(const LtProduct& p, const cublasLtMatmulHeuristicResult_t& fo
 Plan make_plan(const LtProduct& p) {
   check(p);
   Plan plan;
+  if (p.scaling == LtScaling::Rows && !kHasRowScales) return plan;
   plan.operation = make_operation(p);
   plan.first = make_layout(p.b, p.k, p.n, p.batch);
   plan.second = make_layout(p.a, p.m, p.k, p.batch);
@@ -152,7 +187,10 @@ Plan make_plan(const LtProduct& p) {
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
       blas(), plan.operation.get(), plan.first.get(), plan.second.get(), plan.result.get(),
       plan.result.get(), preference.get(), static_cast<int>(found.size()), found.data(), &count);
-  if (status == CUBLAS_STATUS_NOT_SUPPORTED) return plan;
+  // A device without a scaling mode says one or the other.
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED ||
+      (status == CUBLAS_STATUS_INVALID_VALUE && p.scaling == LtScaling::Rows))
+    return plan;
   NIBBLE_CUBLAS_CHECK(status);
   const auto end = found.begin() + count;
   const auto first =
@@ -163,7 +201,7 @@ Plan make_plan(const LtProduct& p) {
 
 // Never destroyed, like the contexts: the library may be gone before static objects are.
 struct Cache {
-  std::mutex mutex;  // also held while a plan runs, because its bias pointer is part of it
+  std::mutex mutex;  // also held while a plan runs, because its pointers are part of it
   std::map<LtProduct, Plan> plans;
 };
 Cache& cache() {
@@ -184,6 +222,10 @@ bool lt_multiply(const LtProduct& product, const LtPointers& at) {
   if (!plan.algorithm) return false;
   if (product.bias_alignment != 0)
     set(plan.operation.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, at.bias);
+  if (product.scaling != LtScaling::None) {
+    set(plan.operation.get(), CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, at.b_scale);
+    set(plan.operation.get(), CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, at.a_scale);
+  }
   const float alpha = 1, beta = product.accumulate ? 1 : 0;
   const std::int32_t int_alpha = 1, int_beta = product.accumulate ? 1 : 0;
   const bool integer = is_integer(product);

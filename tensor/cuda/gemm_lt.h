@@ -22,21 +22,33 @@ struct LtMatrix {
   auto operator<=>(const LtMatrix&) const = default;
 };
 
+// What results of E4M3 and E5M2 operands are multiplied by, in f32 on the device.
+enum class LtScaling : std::uint8_t {
+  None,
+  Tensor,  // one f32 for a, one for b
+  Rows,    // f32 [m] for a's rows, [n] for b's columns; since cuBLASLt 12.9 on 9.0
+};
+
 // c[i] [m, n] (+)= a[i] [m, k] · b[i] [k, n] (+ bias [n]), i < batch; all extents positive.
 // F32 × F32 → F32 in IEEE f32, never TF32; BF16 × BF16 → BF16 or F32 with f32 sums; I8 × I8 → I32,
 // which wraps and wants runs along k in both operands (b transposed), k and n multiples of 16 and
-// m > 16. c is not transposed.
+// m > 16. E4M3 and E5M2, not E5M2 twice → BF16 or F32, scaled, with bf16 bias: runs along k, k and
+// n multiples of 16; sums as fp8_gemm in quant/kernels.h tells, kept in tensor cores when `fast`.
+// c is not transposed.
 struct LtProduct {
   std::int64_t batch = 1, m = 0, n = 0, k = 0;
   LtMatrix a, b, c;
   bool accumulate = false;
   int bias_alignment = 0;  // 0: no bias
+  LtScaling scaling = LtScaling::None;
+  bool fast = false;
   auto operator<=>(const LtProduct&) const = default;
 };
 struct LtPointers {
   const void *a, *b;
   void* c;
-  const void* bias = nullptr;  // of c's dtype
+  const void* bias = nullptr;                         // of c's dtype; BF16 with fp8 operands
+  const void *a_scale = nullptr, *b_scale = nullptr;  // 16-byte aligned where there are many
 };
 
 // Enqueues the product. False, with nothing done, when the library has no repeatable algorithm for
