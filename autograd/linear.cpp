@@ -30,21 +30,24 @@ struct Linear {
     const bool wants_dx = g.wants(0), wants_dw = g.wants(1);
     auto [for_dx, for_dw] = encode_dy(dy, wants_dx, wants_dw);
     if (wants_dx) {
-      Tensor dx = matmul_nt(for_dx, encode_dgrad_weight(*weight, r, w_key, dtype),
-                            {.mode = r.dgrad.mode, .out = dtype, .bias = {}});
+      Tensor dx = matmul_nt(
+          for_dx, encode_dgrad_weight(*weight, r, w_key, dtype),
+          {.mode = r.dgrad.mode, .out = dtype, .bias = {}, .accumulation = r.dgrad.accumulation});
       if (r.fprop.lhs.custom) dx = r.fprop.lhs.custom->backward(dx, x.get().flatten_rows());
       g.add(0, dx.view(g.input_shape(0)));
     }
     if (!wants_dw) return;
     if (r.fprop.rhs.custom) {
       const DType wide = dtype == DType::F64 ? DType::F64 : DType::F32;
-      const Tensor dw =
-          matmul_nt(for_dw, wgrad_input(), {.mode = r.wgrad.mode, .out = wide, .bias = {}});
+      const Tensor dw = matmul_nt(
+          for_dw, wgrad_input(),
+          {.mode = r.wgrad.mode, .out = wide, .bias = {}, .accumulation = r.wgrad.accumulation});
       g.add(1, r.fprop.rhs.custom->backward(dw, weight->dense(wide)));
       return;
     }
     Grads::Sink dw = g.sink(1);
-    matmul_nt_into(dw.destination, for_dw, wgrad_input(), r.wgrad.mode, dw.accumulate);
+    matmul_nt_into(dw.destination, for_dw, wgrad_input(), r.wgrad.mode, dw.accumulate,
+                   r.wgrad.accumulation);
   }
 
   // Both encodings of dy; one pass over it when both products are Real.
@@ -106,8 +109,11 @@ Var linear(const Var& x, Parameter& weight, Parameter* bias, const LinearRecipe&
   else
     lhs = encode_operand(rows, f.lhs, f.mode, x_key, false, "fprop.lhs");
   const Value rhs = encode_weight(weight, f.rhs, f.mode, w_key, false, dtype, "fprop.rhs");
-  Tensor y = matmul_nt(
-      lhs, rhs, {.mode = f.mode, .out = dtype, .bias = bias ? bias->dense(dtype) : Tensor()});
+  Tensor y = matmul_nt(lhs, rhs,
+                       {.mode = f.mode,
+                        .out = dtype,
+                        .bias = bias ? bias->dense(dtype) : Tensor(),
+                        .accumulation = f.accumulation});
   Shape shape = input.shape();
   shape[-1] = w[0];
 

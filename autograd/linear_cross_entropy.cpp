@@ -79,21 +79,24 @@ struct LinearCrossEntropy {
     const MemoryScope scope{"logits"};
     for (std::int64_t begin = 0, i = 0; begin < vocab; begin += chunk, ++i) {
       const std::int64_t end = std::min(begin + chunk, vocab);
-      Tensor dlogits = logits.defined()
-                           ? logits.get()
-                           : matmul_nt(forward_x, slice_rows(forward_w, begin, end),
-                                       {.mode = r.fprop.mode, .out = work, .bias = {}});
+      Tensor dlogits = logits.defined() ? logits.get()
+                                        : matmul_nt(forward_x, slice_rows(forward_w, begin, end),
+                                                    {.mode = r.fprop.mode,
+                                                     .out = work,
+                                                     .bias = {},
+                                                     .accumulation = r.fprop.accumulation});
       ops::cross_entropy_backward(dlogits, dlogits, targets, lse, scale, begin);
       const RngKey& key = chunk_keys[static_cast<std::size_t>(i)];
       if (wants_dx) {
         const Value dy =
             encode_operand(dlogits, r.dgrad.lhs, r.dgrad.mode, key, false, "dgrad.lhs");
-        matmul_nt_into(dx, dy, slice_cols(dgrad_w, begin, end), r.dgrad.mode, begin > 0);
+        matmul_nt_into(dx, dy, slice_cols(dgrad_w, begin, end), r.dgrad.mode, begin > 0,
+                       r.dgrad.accumulation);
       }
       if (wants_dw) {
         const Value dy = encode_operand(dlogits, r.wgrad.lhs, r.wgrad.mode, key, true, "wgrad.lhs");
         Tensor part = dw.destination.slice(0, begin, end);
-        matmul_nt_into(part, dy, wgrad_x, r.wgrad.mode, dw.accumulate);
+        matmul_nt_into(part, dy, wgrad_x, r.wgrad.mode, dw.accumulate, r.wgrad.accumulation);
       }
     }
     if (wants_dx) g.add(0, dx.to(work).view(g.input_shape(0)));
@@ -149,7 +152,9 @@ Forward run_forward(const Tensor& x, Parameter& weight, const Tensor& targets,
   ops::CrossEntropyState state = ops::cross_entropy_begin(s.rows.size(0), s.wide, s.rows.device());
   for (std::int64_t begin = 0; begin < vocab; begin += s.chunk) {
     const Value part = slice_rows(rhs, begin, std::min(begin + s.chunk, vocab));
-    s.logits = matmul_nt(lhs, part, {.mode = f.mode, .out = s.rows.dtype(), .bias = {}});
+    s.logits = matmul_nt(
+        lhs, part,
+        {.mode = f.mode, .out = s.rows.dtype(), .bias = {}, .accumulation = f.accumulation});
     ops::cross_entropy_update(state, s.logits, s.targets, begin);
     s.chunk_keys.push_back(random_key(fmt::format("dlogits.{}", s.chunk_keys.size())));
   }

@@ -53,7 +53,7 @@ NIBBLE_KERNEL(quant_unpack, Tensor& codes, const Tensor& packed)
 // One K-major operand of a product of codes, as its QTensor holds it. Scales (and zero points,
 // whole numbers) are F32 [ceil(rows / tile_rows), 1 or the number of contraction blocks].
 struct CodeOperand {
-  Tensor codes;  // [rows, k] I8 or U8, or U4x2 [rows, k + k % 2]
+  Tensor codes;  // [rows, k] I8, U8, E4M3 or E5M2, or U4x2 [rows, k + k % 2]
   Tensor scales, zeros;
   std::int64_t tile_rows = 1;
   bool is_signed = true;  // of U4x2 codes
@@ -77,6 +77,16 @@ constexpr std::int64_t segment_blocks(std::int64_t m, std::int64_t n, std::int64
 // + bias, rounding to c's dtype when not accumulating, else c + that.
 NIBBLE_KERNEL(int_gemm, Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_t k,
               std::int64_t block, const Tensor& bias, bool accumulate)
+// The same of e4m3 and e5m2 codes, and not exact: sums are f32, one product for each contraction
+// block, then rescale_product's steps in ascending order (no segments), then + bias in f32 (F32 or
+// BF16 [N], may be undefined), rounding to c's dtype or c + that. The CPU sums decoded codes in f32
+// (tensor/kernels.h, matmul). A GPU's tensor cores (quant/fp8_route.h) align the 32 products of an
+// instruction and the sum so far to the largest exponent and keep 14 bits of each (DeepSeek-V3,
+// arXiv 2412.19437, section 3.3.2), promoted to f32 at least every 128 codes unless `accumulation`
+// is Fast: off by at most 2^-13 · 33 · 4 of the sum of |products|, by 2^-13 · 33 · k / 32 when
+// Fast. Sums that fit 14 bits are exact. Scales may be applied as sum · (sa · sb).
+NIBBLE_KERNEL(fp8_gemm, Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_t block,
+              const Tensor& bias, bool accumulate, Accumulation accumulation)
 // The same rescaling for a product that is formed block by block in floats: f [M, N] F32 becomes
 // (part·sa)·sb when `blocks` is 1, else fma(part, sa·sb, f) for contraction block `index` (f is
 // taken as 0 at index 0). The operands' codes are not read.

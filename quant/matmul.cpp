@@ -1,5 +1,6 @@
 // matmul_nt: every matrix product of a linear layer, a[M, K] · b[N, K]ᵀ.
-#include "quant/kernels.h"
+#include "quant/decoded_product.h"
+#include "quant/fp8_route.h"
 #include "quant/product.h"
 #include "quant/product_route.h"
 #include "quant/qtensor.h"
@@ -98,34 +99,30 @@ CodeOperand code_operand(const QTensor& q, const char* side) {
   return x;
 }
 
-// What the codes mean before scaling, in f32.
-Tensor decoded_codes(const QTensor& q) {
-  QuantSpec unit;
-  unit.format = q.spec().format;
-  unit.packed = q.spec().packed;
-  return dequantize(QTensor(q.payload(), Tensor::full({1, 1}, 1.0, DType::F32, q.device()), {}, {},
-                            unit, q.shape()));
-}
-
-// Small floats: decoded codes in f32 products, one for each contraction block.
-void float_code_product(Tensor& c, const Operands& p, std::int64_t block, const Tensor& bias,
-                        bool accumulate) {
-  const CodeOperand a = code_operand(*p.a.codes, "lhs"), b = code_operand(*p.b.codes, "rhs");
-  if (c.device().is_cuda()) detail::count_decoded_product();
-  const Tensor da = decoded_codes(*p.a.codes), db = decoded_codes(*p.b.codes);
-  const std::int64_t blocks = p.k == 0 ? 0 : (p.k + block - 1) / block;
-  Tensor f = Tensor::zeros({p.m, p.n}, DType::F32, c.device());
-  Tensor part = Tensor::empty({p.m, p.n}, DType::F32, c.device());
-  for (std::int64_t i = 0; i < blocks; ++i) {
-    const std::int64_t begin = i * block, end = std::min(begin + block, p.k);
-    ops::matmul_into(part, da.slice(1, begin, end), db.slice(1, begin, end).t(), false);
-    NIBBLE_DISPATCH(c.device(), rescale_product(f, part, a, b, i, blocks));
+// Of any small float, packed ones too, as f32.
+Tensor unscaled(const QTensor& q) {
+  Tensor codes = q.payload();
+  if (q.spec().packed) {
+    codes = Tensor::empty(q.shape(), q.spec().format.payload(), q.device());
+    NIBBLE_DISPATCH(q.device(), quant_unpack(codes, q.payload()));
   }
-  if (bias) ops::add_bias(f, bias);
-  write(c, f, accumulate);
+  return decoded_codes(codes, q.spec().format);
 }
 
-void real_product(Tensor& c, const Operands& p, const Tensor& bias, bool accumulate) {
+void small_float_product(Tensor& c, const Operands& p, std::int64_t block, const Tensor& bias,
+                         bool accumulate, Accumulation accumulation) {
+  const CodeOperand a = code_operand(*p.a.codes, "lhs"), b = code_operand(*p.b.codes, "rhs");
+  if (is_fp8(a.codes.dtype()) && is_fp8(b.codes.dtype())) {
+    NIBBLE_DISPATCH(c.device(), fp8_gemm(c, a, b, block, bias, accumulate, accumulation));
+  } else {
+    if (c.device().is_cuda()) detail::count_decoded_product();
+    decoded_product(c, unscaled(*p.a.codes), unscaled(*p.b.codes), a, b, block, bias, accumulate);
+  }
+  c.bump_version();
+}
+
+void real_product(Tensor& c, const Operands& p, const Tensor& bias, bool accumulate,
+                  Accumulation accumulation) {
   NIBBLE_CHECK(p.a.codes && p.b.codes, kOp,
                "a real product needs two encoded operands: got {} and {}; encode both, or use mode "
                "simulated",
@@ -136,8 +133,9 @@ void real_product(Tensor& c, const Operands& p, const Tensor& bias, bool accumul
   NIBBLE_CHECK(c.dtype() == DType::F32 || c.dtype() == DType::BF16, kOp,
                "a real product writes f32 or bf16: got {}", c.dtype());
   const std::int64_t block = p.k == 0 ? 1 : contraction_block(a, b, p.k);
-  const Tensor wide = bias ? bias.to(DType::F32) : bias;
-  if (a.format.is_float()) return float_code_product(c, p, block, wide, accumulate);
+  const bool narrow = bias && bias.dtype() == DType::BF16 && a.format.is_float();
+  const Tensor wide = bias && !narrow ? bias.to(DType::F32) : bias;
+  if (a.format.is_float()) return small_float_product(c, p, block, wide, accumulate, accumulation);
   NIBBLE_DISPATCH(c.device(),
                   int_gemm(c, code_operand(*p.a.codes, "lhs"), code_operand(*p.b.codes, "rhs"), p.k,
                            block, wide, accumulate));
@@ -159,7 +157,7 @@ Tensor matmul_nt(const Value& lhs, const Value& rhs, const MatmulOptions& option
                "bias: got {}, expected floats of shape [{}]", describe(bias), p.n);
   Tensor c = Tensor::empty({p.m, p.n}, options.out, p.a.device());
   if (is_real(p, options.mode)) {
-    real_product(c, p, bias, false);
+    real_product(c, p, bias, false, options.accumulation);
   } else {
     simulated_product(c, p, false);
     if (bias) ops::add_bias(c, bias.to(c.dtype()));
@@ -167,7 +165,8 @@ Tensor matmul_nt(const Value& lhs, const Value& rhs, const MatmulOptions& option
   return c;
 }
 
-void matmul_nt_into(Tensor& c, const Value& lhs, const Value& rhs, Mode mode, bool accumulate) {
+void matmul_nt_into(Tensor& c, const Value& lhs, const Value& rhs, Mode mode, bool accumulate,
+                    Accumulation accumulation) {
   const Operands p = resolve(lhs, rhs);
   NIBBLE_CHECK(c.shape() == Shape({p.m, p.n}) && is_float(c.dtype()) && c.device() == p.a.device(),
                kOp, "got {} for the product of {} and {}, expected floats of shape [{}, {}]",
@@ -176,7 +175,7 @@ void matmul_nt_into(Tensor& c, const Value& lhs, const Value& rhs, Mode mode, bo
                "the result's columns must lie next to each other: got {} with strides {}",
                describe(c), c.strides());
   if (is_real(p, mode))
-    real_product(c, p, {}, accumulate);
+    real_product(c, p, {}, accumulate, accumulation);
   else
     simulated_product(c, p, accumulate);
 }

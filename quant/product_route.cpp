@@ -2,6 +2,7 @@
 
 #include <atomic>
 
+#include "quant/fp8_route.h"
 #include "quant/int_gemm_route.h"
 
 namespace nibble {
@@ -27,12 +28,34 @@ ProductRoute int_route(const QuantSpec& a, const QuantSpec& b, const ProductExte
           route == cuda::IntGemmRoute::General};
 }
 
+ProductRoute fp8_product_route(const QuantSpec& a, const QuantSpec& b, const Fp8Layout& x) {
+  const Fp8Route route = fp8_route(x);
+  const std::int64_t blocks = (x.k + x.block - 1) / x.block;
+  std::string how;
+  if (route == Fp8Route::TensorScales)
+    how = "scaled in its epilogue";
+  else if (route == Fp8Route::RowScales)
+    how = "scaled in its epilogue, or in a pass of their own where it cannot";
+  else if (blocks == 1)
+    how = "scaled in a pass of their own, since scales are shared by some rows";
+  else
+    how = fmt::format("summed and scaled block by block, {} of {}", blocks, x.block);
+  return {std::string(to_string(route)),
+          fmt::format("{} x {} codes, {}", codes_of(a), codes_of(b), how), false};
+}
+
 ProductRoute float_route(const QuantSpec& a, const QuantSpec& b, const ProductExtents& x,
-                         std::int64_t block) {
+                         std::int64_t block, Device device) {
+  std::string why = "small floats";
+  if (device.is_cuda() && is_fp8(a.payload()) && is_fp8(b.payload())) {
+    const Fp8Layout layout = fp8_layout(a, b, x);
+    if (fp8_route(layout) != Fp8Route::Decoded) return fp8_product_route(a, b, layout);
+    why = fp8_fault(layout) + ", so codes";
+  }
   const std::int64_t blocks = (x.k + block - 1) / block;
   return {"decoded to f32 + f32 product",
-          fmt::format("{} x {}: small floats are multiplied as f32, {}, then scaled", codes_of(a),
-                      codes_of(b),
+          fmt::format("{} x {}: {} are multiplied as f32, {}, then scaled", codes_of(a),
+                      codes_of(b), why,
                       blocks == 1 ? std::string("in one product")
                                   : fmt::format("one product for each of {} blocks", blocks)),
           true};
@@ -50,7 +73,7 @@ ProductRoute product_route(const QuantSpec& a, const QuantSpec& b, const Product
   if (std::string fault = real_product_fault(a, b, extents); !fault.empty())
     return {"none", std::move(fault), false};
   const std::int64_t block = contraction_block(a, b, extents.k);
-  if (a.format.is_float()) return float_route(a, b, extents, block);
+  if (a.format.is_float()) return float_route(a, b, extents, block, device);
   return int_route(a, b, extents, block, device);
 }
 

@@ -97,10 +97,18 @@ enum class Mode : std::uint8_t {
   Real,       // codes are multiplied (int32 accumulation for integers); the scales must factor out
 };
 
+// What a Real product of e4m3 and e5m2 codes adds up in on a GPU's tensor cores. Elsewhere sums are
+// f32 and both are the same.
+enum class Accumulation : std::uint8_t {
+  Full,  // the tensor cores' sums (about 14 bits on Hopper) are promoted to f32 as they go
+  Fast,  // they are kept to the end
+};
+
 struct MatmulOptions {
   Mode mode = Mode::Real;
   DType out = DType::F32;
   Tensor bias;  // [N], optional
+  Accumulation accumulation = Accumulation::Full;
 };
 // a[M, K] · b[N, K]ᵀ → [M, N]. Dense × dense is a float product. Real with quantized operands:
 // integer × integer with tensor, row, group(g) or block(b) scales (equal K-blocks), float8 ×
@@ -108,7 +116,8 @@ struct MatmulOptions {
 // differ, or one operand is dense; the message says what would work.
 Tensor matmul_nt(const Value& a, const Value& b, const MatmulOptions& options = {});
 // c (+)= a·bᵀ.
-void matmul_nt_into(Tensor& c, const Value& a, const Value& b, Mode mode, bool accumulate);
+void matmul_nt_into(Tensor& c, const Value& a, const Value& b, Mode mode, bool accumulate,
+                    Accumulation accumulation = Accumulation::Full);
 // Throws what matmul_nt would throw for operands of these specs and sizes; nothing is computed.
 void check_real_product(const QuantSpec& a, const QuantSpec& b, std::int64_t k,
                         std::string_view op);

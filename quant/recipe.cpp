@@ -72,6 +72,9 @@ void check_real(const LinearRecipe& r, const Product& product) {
   NIBBLE_CHECK(lhs && rhs, kOp,
                "{}: {} is real, but {} has no codes; encode both operands or use mode simulated",
                r.name, product.name, lhs ? "rhs" : "lhs");
+  NIBBLE_CHECK(gemm.accumulation == Accumulation::Full || lhs->format.is_float(), kOp,
+               "{}: {} accumulates fast, but sums of {} codes are exact; leave accumulate=full",
+               r.name, product.name, lhs->format.name());
   const std::string fault = real_product_fault(*lhs, *rhs, {});
   const bool reuses = gemm.rhs.source == Source::ReuseForward;
   NIBBLE_CHECK(fault.empty(), kOp, "{}: {}: {}{}", r.name, product.name, fault,
@@ -95,6 +98,10 @@ void validate(const LinearRecipe& r) {
   for (const Product& product : products(r)) {
     check_operand(r, product, product.gemm->lhs, true);
     check_operand(r, product, product.gemm->rhs, false);
+    NIBBLE_CHECK(
+        product.gemm->mode == Mode::Real || product.gemm->accumulation == Accumulation::Full, kOp,
+        "{}: {} accumulates fast, which only real products do; leave accumulate=full", r.name,
+        product.name);
     if (product.gemm->mode == Mode::Real) check_real(r, product);
   }
   NIBBLE_CHECK(r.save == Save::Original || effective(r, {"wgrad", &r.wgrad}, r.wgrad.rhs), kOp,

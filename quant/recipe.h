@@ -44,6 +44,7 @@ struct Encoding {
 struct GemmRecipe {
   Encoding lhs, rhs;
   Mode mode = Mode::Simulated;
+  Accumulation accumulation = Accumulation::Full;  // Fast: of Real products of small floats only
   bool empty() const { return lhs.empty() && rhs.empty(); }
   bool operator==(const GemmRecipe&) const = default;
 };
@@ -60,9 +61,9 @@ struct LinearRecipe {
 };
 
 // Throws Error("recipe") naming recipe, product and operand: Real products whose scales do not
-// factor out or whose families differ, ReuseForward where fprop encodes nothing or its codes don't
-// fit, Save::Encoded without an encoding of wgrad.rhs, stochastic codes in fprop of an evaluation,
-// …
+// factor out or whose families differ, fast accumulation where there is none, ReuseForward where
+// fprop encodes nothing or its codes don't fit, Save::Encoded without an encoding of wgrad.rhs,
+// stochastic codes in fprop of an evaluation, …
 void validate(const LinearRecipe& recipe);
 
 // Moments of the optimizer: encoded storage, or the study's simulated form (quantize at the start
@@ -100,9 +101,10 @@ namespace recipes {
 // choose the backward).
 std::vector<std::string> names();
 // "int8" · "int8,wgrad=none" · "none,fprop.rhs=int4:group128" · "int8,lm_head=on,tie=off" ·
-// "w8a8g8,moments.m=int8:row,moments=simulated" · "int8,layer:*.mlp.fc2=none" · a product's value
-// is "none", a preset's name (its product is taken) or "LHS|RHS[|real]" with spec texts. Throws
-// Error("recipe") naming the nearest known word.
+// "w8a8g8,moments.m=int8:row,moments=simulated" · "int8,layer:*.mlp.fc2=none" ·
+// "fp8_rowwise,accumulate=fast" (every real product) · "fp8_rowwise,fprop.accumulate=fast" · a
+// product's value is "none", a preset's name (its product is taken) or "LHS|RHS[|real[|fast]]" with
+// spec texts. Throws Error("recipe") naming the nearest known word.
 Recipe parse(std::string_view text);
 std::string to_string(const Recipe& recipe);  // parse(to_string(r)) == r
 // A user's recipe or quantizer by name (nibble::cli extensions).

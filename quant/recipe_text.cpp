@@ -10,9 +10,11 @@ namespace {
 
 constexpr const char* kOp = "recipe";
 
-const std::vector<std::string> kLinearKeys = {"fprop",     "fprop.lhs", "fprop.rhs", "dgrad",
-                                              "dgrad.lhs", "dgrad.rhs", "wgrad",     "wgrad.lhs",
-                                              "wgrad.rhs", "save",      "name"};
+const std::vector<std::string> kLinearKeys = {
+    "fprop",      "fprop.lhs", "fprop.rhs", "fprop.accumulate",
+    "dgrad",      "dgrad.lhs", "dgrad.rhs", "dgrad.accumulate",
+    "wgrad",      "wgrad.lhs", "wgrad.rhs", "wgrad.accumulate",
+    "accumulate", "save",      "name"};
 const std::vector<std::string> kModelKeys = {
     "name",      "linear.name", "lm_head", "tie",           "moments",          "moments.m",
     "moments.v", "weights",     "layers",  "layer:PATTERN", "layer:PATTERN/KEY"};
@@ -33,6 +35,8 @@ constexpr Choice<Save> kSave[] = {{"original", Save::Original}, {"encoded", Save
 constexpr Choice<bool> kMoments[] = {{"simulated", true}, {"stored", false}};
 constexpr Choice<WeightStorage> kWeights[] = {
     {"f32", WeightStorage::F32}, {"bf16", WeightStorage::BF16}, {"int8", WeightStorage::Int8}};
+constexpr Choice<Accumulation> kAccumulations[] = {{"full", Accumulation::Full},
+                                                   {"fast", Accumulation::Fast}};
 constexpr Choice<Mode> kModes[] = {{"simulated", Mode::Simulated}, {"real", Mode::Real}};
 
 template <class T, std::size_t N>
@@ -82,8 +86,9 @@ std::string to_text(const Encoding& e) {
 }
 std::string to_text(const GemmRecipe& g) {
   if (g == GemmRecipe{}) return "none";
-  return fmt::format("{}|{}{}", to_text(g.lhs), to_text(g.rhs),
-                     g.mode == Mode::Real ? "|real" : "");
+  return fmt::format("{}|{}{}{}", to_text(g.lhs), to_text(g.rhs),
+                     g.mode == Mode::Real ? "|real" : "",
+                     g.accumulation == Accumulation::Fast ? "|fast" : "");
 }
 
 GemmRecipe* product_of(LinearRecipe& r, std::string_view name) {
@@ -109,10 +114,17 @@ void apply_linear(LinearRecipe& r, std::string_view key, std::string_view value,
     r.save = choose(kSave, key, value);
     return;
   }
+  if (key == "accumulate") {
+    for (GemmRecipe* gemm : {&r.fprop, &r.dgrad, &r.wgrad})
+      if (gemm->mode == Mode::Real) gemm->accumulation = choose(kAccumulations, key, value);
+    return;
+  }
   const std::string_view product = key.substr(0, 5);
   GemmRecipe& gemm = *product_of(r, product);
   const GemmRecipe before = r.fprop;
-  if (key.size() > 5) {
+  if (key.ends_with(".accumulate")) {
+    gemm.accumulation = choose(kAccumulations, key, value);
+  } else if (key.size() > 5) {
     (key.substr(6) == "lhs" ? gemm.lhs : gemm.rhs) = parse_encoding(key, value);
   } else if (value.find('|') == std::string_view::npos) {
     const auto preset = named(fmt::format("{}: ", key), value);
@@ -123,11 +135,13 @@ void apply_linear(LinearRecipe& r, std::string_view key, std::string_view value,
     if (product == "wgrad") r.save = source.save;
   } else {
     const auto parts = words::split(value, '|');
-    NIBBLE_CHECK(parts.size() <= 3, kOp, "{}: got '{}', expected LHS|RHS or LHS|RHS|real", key,
-                 value);
+    NIBBLE_CHECK(parts.size() <= 4, kOp,
+                 "{}: got '{}', expected LHS|RHS, LHS|RHS|real or LHS|RHS|real|fast", key, value);
     gemm.lhs = parse_encoding(key, parts[0]);
     gemm.rhs = parse_encoding(key, parts[1]);
-    gemm.mode = parts.size() == 3 ? choose(kModes, key, parts[2]) : Mode::Simulated;
+    gemm.mode = parts.size() >= 3 ? choose(kModes, key, parts[2]) : Mode::Simulated;
+    gemm.accumulation =
+        parts.size() == 4 ? choose(kAccumulations, key, parts[3]) : Accumulation::Full;
   }
   keep_codes(r.dgrad.rhs, before.rhs, r.fprop.rhs);
   keep_codes(r.wgrad.rhs, before.lhs, r.fprop.lhs);

@@ -14,18 +14,57 @@ const ProductExtents kSmall{.m = 64, .n = 48, .k = 96};
 }  // namespace
 
 TEST_CASE("product route: small floats are decoded, and say so") {
-  for (const Device device : {kCpu, cuda_device()}) {
-    const ProductRoute whole = route("e5m2:tensor", "e4m3:row", kSmall, device);
-    CHECK(whole.name == "decoded to f32 + f32 product");
-    CHECK(whole.decoded);
-    CHECK(whole.is_fallback());
-    CHECK(whole.reason ==
-          "e5m2 x e4m3: small floats are multiplied as f32, in one product, then "
-          "scaled");
-    CHECK(route("e4m3:group32", "e4m3:block32", kSmall, device).reason ==
-          "e4m3 x e4m3: small floats are multiplied as f32, one product for each of 3 blocks, then "
-          "scaled");
-  }
+  const ProductRoute whole = route("e5m2:tensor", "e4m3:row", kSmall, kCpu);
+  CHECK(whole.name == "decoded to f32 + f32 product");
+  CHECK(whole.decoded);
+  CHECK(whole.is_fallback());
+  CHECK(whole.reason ==
+        "e5m2 x e4m3: small floats are multiplied as f32, in one product, then scaled");
+  CHECK(route("e4m3:group32", "e4m3:block32", kSmall, kCpu).reason ==
+        "e4m3 x e4m3: small floats are multiplied as f32, one product for each of 3 blocks, then "
+        "scaled");
+  CHECK(route("e2m1:row", "e4m3:row", kSmall, cuda_device()).reason ==
+        "e2m1 x e4m3: small floats are multiplied as f32, in one product, then scaled");
+}
+
+// Known to every build, with or without CUDA.
+TEST_CASE("product route: fp8 stays codes on a GPU where cuBLASLt multiplies them") {
+  const auto on_gpu = [](const char* a, const char* b, const ProductExtents& x = kSmall) {
+    return route(a, b, x, cuda_device());
+  };
+  const ProductRoute tensor = on_gpu("e5m2:tensor", "e4m3:tensor");
+  CHECK(tensor.name == "cublaslt fp8, tensor scales");
+  CHECK(tensor.reason == "e5m2 x e4m3 codes, scaled in its epilogue");
+  CHECK(!tensor.decoded);
+  const ProductRoute rows = on_gpu("e4m3:row", "e4m3:tensor");
+  CHECK(rows.name == "cublaslt fp8, row scales");
+  CHECK(rows.reason ==
+        "e4m3 x e4m3 codes, scaled in its epilogue, or in a pass of their own where it cannot");
+  CHECK(on_gpu("e4m3:row:pow2", "e5m2:row:bf16").name == rows.name);
+  CHECK(on_gpu("e4m3:tile2x0", "e4m3:row").reason ==
+        "e4m3 x e4m3 codes, scaled in a pass of their own, since scales are shared by some rows");
+  const ProductRoute blocks = on_gpu("e4m3:group32", "e4m3:block32");
+  CHECK(blocks.name == "cublaslt fp8+scale");
+  CHECK(blocks.reason == "e4m3 x e4m3 codes, summed and scaled block by block, 3 of 32");
+  CHECK(!blocks.decoded);
+}
+
+TEST_CASE("product route: fp8 that cuBLASLt does not multiply is decoded, and says why") {
+  const auto check = [](const char* a, const char* b, const ProductExtents& x, const char* why) {
+    const ProductRoute r = route(a, b, x, cuda_device());
+    CAPTURE(r.reason);
+    CHECK(r.decoded);
+    CHECK(r.name == "decoded to f32 + f32 product");
+    CHECK(r.reason.find(why) != std::string::npos);
+  };
+  check("e4m3:row", "e4m3:row", {.m = 64, .n = 48, .k = 100},
+        "e4m3 x e4m3: K = 100 is no multiple of 16, so codes are multiplied as f32");
+  check("e4m3:row", "e4m3:row", {.m = 64, .n = 50, .k = 96}, "N = 50 is no multiple of 16");
+  check("e5m2:row", "e5m2:row", kSmall, "no fp8 kernel multiplies e5m2 by e5m2");
+  check("e4m3:group24", "e4m3:group24", {.m = 64, .n = 48, .k = 96},
+        "blocks of 24 are no multiple of 16");
+  // Rows of the left operand may be any number.
+  CHECK(!route("e4m3:row", "e4m3:row", {.m = 3, .n = 48, .k = 96}, cuda_device()).decoded);
 }
 
 TEST_CASE("product route: integers stay codes") {

@@ -107,6 +107,19 @@ TEST_CASE("recipe: real products need scales that factor out") {
       [](LinearRecipe& r) { r.fprop.lhs = {}; });
 }
 
+TEST_CASE("recipe: only real products of small floats accumulate fast") {
+  check_invalid(
+      "recipe: mine: dgrad accumulates fast, but sums of int8 codes are exact; leave "
+      "accumulate=full",
+      [](LinearRecipe& r) { r.dgrad.accumulation = Accumulation::Fast; });
+  check_invalid(
+      "recipe: mine: fprop accumulates fast, which only real products do; leave accumulate=full",
+      [](LinearRecipe& r) {
+        r.fprop.mode = Mode::Simulated;
+        r.fprop.accumulation = Accumulation::Fast;
+      });
+}
+
 TEST_CASE("recipe: reuse, save, quantizers and rounding follow their rules") {
   check_invalid(
       "recipe: mine: dgrad.lhs cannot reuse codes of the forward pass; only dgrad.rhs and "

@@ -61,6 +61,22 @@ TEST_CASE("recipe text: items change one part each") {
   CHECK(recipes::parse("int8,moments.m=f32,moments.v=none").moments == MomentRecipe{});
 }
 
+TEST_CASE("recipe text: fast accumulation, by product and for all") {
+  const LinearRecipe full = recipes::parse("fp8_rowwise").linear;
+  for (const GemmRecipe* g : {&full.fprop, &full.dgrad, &full.wgrad})
+    CHECK(g->accumulation == Accumulation::Full);
+  const LinearRecipe one = recipes::parse("fp8_rowwise,fprop.accumulate=fast").linear;
+  CHECK(one.fprop.accumulation == Accumulation::Fast);
+  CHECK(one.dgrad == full.dgrad);
+  const LinearRecipe all = recipes::parse("fp8_rowwise,wgrad=none,accumulate=fast").linear;
+  CHECK(all.fprop.accumulation == Accumulation::Fast);
+  CHECK(all.dgrad.accumulation == Accumulation::Fast);
+  CHECK(all.wgrad.empty());
+  CHECK(recipes::parse("fp8_rowwise,accumulate=fast,accumulate=full").linear == full);
+  CHECK(recipes::parse("none,fprop=e4m3:row|e4m3:row|real|fast").linear.fprop.accumulation ==
+        Accumulation::Fast);
+}
+
 TEST_CASE("recipe text: layers") {
   const Recipe r = recipes::parse("int8,layer:*.mlp.fc2=none,layer:blocks.0.*/wgrad=none");
   CHECK(r.at("blocks.1.mlp.fc2").empty());
@@ -87,17 +103,29 @@ TEST_CASE("recipe text: products change in a preset's own overrides too") {
 }
 
 TEST_CASE("recipe text: combinations round-trip") {
-  for (const char* text :
-       {"int8,wgrad=none", "int8,save=original", "int8,fprop=none,lm_head=on,tie=on",
-        "none,fprop.rhs=int4:group128", "none,fprop=int8:row|int8:tensor|real,dgrad.rhs=reuse",
-        "w8a8g8,moments.m=int8:row,moments=simulated", "int8,layer:*.mlp.fc2=none",
-        "int8,layer:blocks.0.*/wgrad=none,layer:*.fc?=fp8_rowwise", "g8_token,layers=none",
-        "g8_token,layer:*.attn.qkv=none,layer:*.fc1=w4_tensor", "w8a8g8,wgrad=g4_token",
-        "w8a8g8,wgrad.lhs=int4:group32:sr:mse20", "int8,weights=int8,moments.v=f32",
-        "m2_8_row,moments=stored", "w8a8,tie=model,lm_head=off",
-        "int8_rowwise,layer:lm_head/"
-        "fprop=int8:group64|int8:block64|real,name=probe,linear.name=a.b",
-        "none,layer:*.x/name=only_named"}) {
+  for (const char* text : {"int8,wgrad=none",
+                           "int8,save=original",
+                           "int8,fprop=none,lm_head=on,tie=on",
+                           "none,fprop.rhs=int4:group128",
+                           "none,fprop=int8:row|int8:tensor|real,dgrad.rhs=reuse",
+                           "w8a8g8,moments.m=int8:row,moments=simulated",
+                           "int8,layer:*.mlp.fc2=none",
+                           "int8,layer:blocks.0.*/wgrad=none,layer:*.fc?=fp8_rowwise",
+                           "g8_token,layers=none",
+                           "g8_token,layer:*.attn.qkv=none,layer:*.fc1=w4_tensor",
+                           "w8a8g8,wgrad=g4_token",
+                           "w8a8g8,wgrad.lhs=int4:group32:sr:mse20",
+                           "int8,weights=int8,moments.v=f32",
+                           "m2_8_row,moments=stored",
+                           "w8a8,tie=model,lm_head=off",
+                           "int8_rowwise,layer:lm_head/"
+                           "fprop=int8:group64|int8:block64|real,name=probe,linear.name=a.b",
+                           "none,layer:*.x/name=only_named",
+                           "fp8_rowwise,accumulate=fast",
+                           "fp8_tensorwise,wgrad=none,accumulate=fast",
+                           "fp8_rowwise,fprop.accumulate=fast",
+                           "none,fprop=e4m3:row|e5m2:row|real|fast",
+                           "fp8_rowwise,layer:*.fc1/dgrad.accumulate=fast"}) {
     CAPTURE(text);
     check_round_trip(recipes::parse(text));
   }
@@ -170,7 +198,14 @@ TEST_CASE("recipe text: errors name the nearest word") {
   check("int8,fprop=int8:row|int8:row|rael",
         "recipe: fprop: got 'rael', expected one of simulated, real");
   check("int8,fprop=int8:row|int8:row|real|x",
-        "recipe: fprop: got 'int8:row|int8:row|real|x', expected LHS|RHS or LHS|RHS|real");
+        "recipe: fprop: got 'x', expected one of full, fast");
+  check("int8,fprop=int8:row|int8:row|real|fast|x",
+        "recipe: fprop: got 'int8:row|int8:row|real|fast|x', expected LHS|RHS, LHS|RHS|real or "
+        "LHS|RHS|real|fast");
+  check("fp8_rowwise,accumulate=slow",
+        "recipe: accumulate: got 'slow', expected one of full, fast");
+  check("fp8_rowwise,dgrad.acumulate=fast",
+        "recipe: unknown key 'dgrad.acumulate'; did you mean 'dgrad.accumulate'?");
   check("int8,fprop.lhs=none",
         "recipe: int8: fprop is real, but lhs has no codes; encode both operands or use mode "
         "simulated");

@@ -18,8 +18,9 @@ std::string operand(const Encoding& e) {
 
 std::string product(const char* name, const GemmRecipe& p) {
   if (p.empty()) return "";
-  return fmt::format("{} {} × {}{}  ", name, operand(p.lhs), operand(p.rhs),
-                     p.mode == Mode::Real ? " real" : "");
+  return fmt::format("{} {} × {}{}{}  ", name, operand(p.lhs), operand(p.rhs),
+                     p.mode == Mode::Real ? " real" : "",
+                     p.accumulation == Accumulation::Fast ? " fast" : "");
 }
 
 std::string describe(const Recipe& r) {
