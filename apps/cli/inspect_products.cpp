@@ -36,6 +36,7 @@ ProductRow product_row(const Layer& layer, const char* name, const GemmRecipe& p
   if (p.mode == Mode::Real && a && b) {
     row.mode = "real";
     row.route = product_route(*a, *b, {.m = m, .n = n, .k = k}, device);
+    if (p.accumulation == Accumulation::Fast) row.route.reason += ", fast sums";
   } else {
     if (!p.empty()) row.mode = "simulated";
     row.route = dense_route(compute, !p.empty(), device);
