@@ -7,48 +7,16 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <vector>
 
 #include "quant/cuda/int_gemm.h"
-#include "tensor/cuda/context.h"
 #include "tensor/ops.h"
+#include "tests/bench/timing.h"
 
 using namespace nibble;
+using namespace nibble::bench;
 
 namespace {
-
-const Device kGpu = cuda_device(0);
-
-struct Events {
-  cudaEvent_t begin, end;
-  Events() {
-    NIBBLE_CUDA_CHECK(cudaEventCreate(&begin));
-    NIBBLE_CUDA_CHECK(cudaEventCreate(&end));
-  }
-  ~Events() {
-    cudaEventDestroy(begin);
-    cudaEventDestroy(end);
-  }
-};
-
-double median_ms(int repeats, const std::function<void()>& body) {
-  static Tensor flush = Tensor::empty({64 << 20}, DType::F32, kGpu);
-  Events e;
-  std::vector<double> times;
-  for (int i = 0; i < repeats + 2; ++i) {
-    flush.fill(i);
-    NIBBLE_CUDA_CHECK(cudaEventRecord(e.begin, cuda::stream()));
-    body();
-    NIBBLE_CUDA_CHECK(cudaEventRecord(e.end, cuda::stream()));
-    NIBBLE_CUDA_CHECK(cudaEventSynchronize(e.end));
-    float ms = 0;
-    NIBBLE_CUDA_CHECK(cudaEventElapsedTime(&ms, e.begin, e.end));
-    if (i >= 2) times.push_back(ms);
-  }
-  std::nth_element(times.begin(), times.begin() + repeats / 2, times.end());
-  return times[static_cast<std::size_t>(repeats / 2)];
-}
 
 Tensor random_floats(const Shape& shape, double low, double high, std::uint32_t site, DType dtype) {
   return Tensor::uniform(shape, low, high, RngKey{5, site}, dtype, kGpu);

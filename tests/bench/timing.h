@@ -1,0 +1,45 @@
+// Times of work on the GPU: medians of single runs, each after a 256 MiB write that empties L2.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <vector>
+
+#include "tensor/cuda/context.h"
+#include "tensor/tensor.h"
+
+namespace nibble::bench {
+
+inline const Device kGpu = cuda_device(0);
+
+struct Events {
+  cudaEvent_t begin, end;
+  Events() {
+    NIBBLE_CUDA_CHECK(cudaEventCreate(&begin));
+    NIBBLE_CUDA_CHECK(cudaEventCreate(&end));
+  }
+  ~Events() {
+    cudaEventDestroy(begin);
+    cudaEventDestroy(end);
+  }
+};
+
+inline double median_ms(int repeats, const std::function<void()>& body) {
+  static Tensor flush = Tensor::empty({64 << 20}, DType::F32, kGpu);
+  Events e;
+  std::vector<double> times;
+  for (int i = 0; i < repeats + 2; ++i) {
+    flush.fill(i);
+    NIBBLE_CUDA_CHECK(cudaEventRecord(e.begin, cuda::stream()));
+    body();
+    NIBBLE_CUDA_CHECK(cudaEventRecord(e.end, cuda::stream()));
+    NIBBLE_CUDA_CHECK(cudaEventSynchronize(e.end));
+    float ms = 0;
+    NIBBLE_CUDA_CHECK(cudaEventElapsedTime(&ms, e.begin, e.end));
+    if (i >= 2) times.push_back(ms);
+  }
+  std::nth_element(times.begin(), times.begin() + repeats / 2, times.end());
+  return times[static_cast<std::size_t>(repeats / 2)];
+}
+
+}  // namespace nibble::bench
