@@ -1,208 +1,47 @@
 #include "tensor/cuda/gemm_lt.h"
 
 #include <algorithm>
-#include <array>
 #include <map>
-#include <memory>
 #include <mutex>
-#include <optional>
+
+#include "tensor/cuda/gemm_lt_plan.h"
+#include "tensor/product_plans.h"
 
 namespace nibble::cuda {
 namespace {
 
-constexpr const char* kOp = "gemm";
+using lt::LtPlan;
 
-template <class T, cublasStatus_t (*kDestroy)(T*)>
-struct Destroy {
-  void operator()(T* p) const { (void)kDestroy(p); }
-};
-using Operation = std::unique_ptr<cublasLtMatmulDescOpaque_t,
-                                  Destroy<cublasLtMatmulDescOpaque_t, cublasLtMatmulDescDestroy>>;
-using Layout = std::unique_ptr<cublasLtMatrixLayoutOpaque_t,
-                               Destroy<cublasLtMatrixLayoutOpaque_t, cublasLtMatrixLayoutDestroy>>;
-using Preference =
-    std::unique_ptr<cublasLtMatmulPreferenceOpaque_t,
-                    Destroy<cublasLtMatmulPreferenceOpaque_t, cublasLtMatmulPreferenceDestroy>>;
+constexpr int kSuggestions = 8;  // asked for
 
-// The library is column-major: it sees the transposed product cᵀ = bᵀ·aᵀ, so that its first operand
-// is our b, its second our a, and a matrix of ours with contiguous rows is its untransposed one.
-struct Plan {
-  Operation operation;
-  Layout first, second, result;
-  std::optional<cublasLtMatmulAlgo_t> algorithm;  // none: the library does not serve the product
-};
-
-cudaDataType_t data_type(DType dtype) {
-  switch (dtype) {
-    case DType::F32: return CUDA_R_32F;
-    case DType::BF16: return CUDA_R_16BF;
-    case DType::I8: return CUDA_R_8I;
-    case DType::I32: return CUDA_R_32I;
-    case DType::E4M3: return CUDA_R_8F_E4M3;
-    case DType::E5M2: return CUDA_R_8F_E5M2;
-    default: fail(kOp, "got dtype {}, expected f32, bf16, i8, i32, e4m3 or e5m2", dtype);
+LtPlan make_plan(const LtProduct& p) {
+  LtPlan plan = lt::describe(p);
+  if (const std::string text = planned(lt_key(p)); !text.empty()) {
+    plan.algorithm = lt::checked_plan(p, plan, text);
+  } else if (const auto algorithms = lt::suggestions(p, plan, kSuggestions); !algorithms.empty()) {
+    plan.algorithm = algorithms.front();
   }
-}
-
-bool is_integer(const LtProduct& p) { return p.c.dtype == DType::I32; }
-bool is_fp8(DType dtype) { return dtype == DType::E4M3 || dtype == DType::E5M2; }
-bool is_fp8(const LtProduct& p) { return is_fp8(p.a.dtype); }
-
-// The header names the mode since CUDA 12.9.
-#if CUBLAS_VERSION >= 120900
-constexpr bool kHasRowScales = true;
-#else
-constexpr bool kHasRowScales = false;
-#endif
-
-void check(const LtProduct& p) {
-  const DType in = p.a.dtype, out = p.c.dtype;
-  const bool floats = is_fp8(in) && is_fp8(p.b.dtype) &&
-                      (in == DType::E4M3 || p.b.dtype == DType::E4M3) &&
-                      (out == DType::BF16 || out == DType::F32);
-  const bool types = floats || (in == p.b.dtype &&
-                                ((in == DType::F32 && out == DType::F32) ||
-                                 (in == DType::BF16 && (out == DType::BF16 || out == DType::F32)) ||
-                                 (in == DType::I8 && out == DType::I32)));
-  NIBBLE_CHECK(types, kOp,
-               "got {} x {} -> {}, expected f32 x f32 -> f32, bf16 x bf16 -> bf16 or f32, "
-               "i8 x i8 -> i32, or e4m3 x e4m3 or e5m2 -> bf16 or f32",
-               in, p.b.dtype, out);
-  NIBBLE_CHECK(floats || (p.scaling == LtScaling::None && !p.fast), kOp,
-               "got {} x {} with scales or fast sums, expected fp8 operands", in, p.b.dtype);
-  NIBBLE_CHECK(p.batch > 0 && p.m > 0 && p.n > 0 && p.k > 0 && !p.c.transposed, kOp,
-               "got batch {} of [{}, {}] x [{}, {}]{}, expected positive extents and contiguous "
-               "rows in the result",
-               p.batch, p.m, p.k, p.k, p.n, p.c.transposed ? " into columns" : "");
-}
-
-template <class T>
-void set(cublasLtMatmulDesc_t operation, cublasLtMatmulDescAttributes_t attribute, T value) {
-  NIBBLE_CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof value));
-}
-template <class T>
-void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttributes_t attribute,
-         T value) {
-  NIBBLE_CUBLAS_CHECK(
-      cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value));
-}
-template <class T>
-void set(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t attribute, T value) {
-  NIBBLE_CUBLAS_CHECK(cublasLtMatrixLayoutSetAttribute(layout, attribute, &value, sizeof value));
-}
-
-// A [rows, cols] matrix of ours.
-Layout make_layout(const LtMatrix& x, std::int64_t rows, std::int64_t cols, std::int64_t batch) {
-  const std::int64_t run = x.transposed ? rows : cols, runs = x.transposed ? cols : rows;
-  NIBBLE_CHECK(x.stride >= run, kOp, "runs of {} elements lie {} apart", run, x.stride);
-  cublasLtMatrixLayout_t layout = nullptr;
-  NIBBLE_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&layout, data_type(x.dtype),
-                                                 static_cast<std::uint64_t>(run),
-                                                 static_cast<std::uint64_t>(runs), x.stride));
-  Layout owned(layout);
-  if (batch > 1) {
-    set(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<std::int32_t>(batch));
-    set(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, x.batch_stride);
-  }
-  return owned;
-}
-
-// Scales' addresses are set before each product; planning wants some.
-void set_scaling(cublasLtMatmulDesc_t operation, const LtProduct& p) {
-  set(operation, CUBLASLT_MATMUL_DESC_FAST_ACCUM, static_cast<std::int8_t>(p.fast));
-  if (p.bias_alignment != 0)
-    set(operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<std::int32_t>(CUDA_R_16BF));
-  if (p.scaling == LtScaling::None) return;
-  const auto somewhere = reinterpret_cast<const void*>(std::uintptr_t{16});
-  set(operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, somewhere);
-  set(operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, somewhere);
-#if CUBLAS_VERSION >= 120900
-  if (p.scaling != LtScaling::Rows) return;
-  const auto mode = static_cast<std::int32_t>(CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
-  set(operation, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode);
-  set(operation, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode);
-#endif
-}
-
-Operation make_operation(const LtProduct& p) {
-  cublasLtMatmulDesc_t operation = nullptr;
-  // COMPUTE_32F is IEEE f32 for F32 inputs: TF32 would be COMPUTE_32F_FAST_TF32.
-  NIBBLE_CUBLAS_CHECK(
-      cublasLtMatmulDescCreate(&operation, is_integer(p) ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
-                               is_integer(p) ? CUDA_R_32I : CUDA_R_32F));
-  Operation owned(operation);
-  set(operation, CUBLASLT_MATMUL_DESC_TRANSA, p.b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
-  set(operation, CUBLASLT_MATMUL_DESC_TRANSB, p.a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
-  if (is_fp8(p)) set_scaling(operation, p);
-  if (p.bias_alignment != 0) {
-    set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-    // Planning reads only the pointer's alignment; this one has exactly the promised one.
-    set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
-        reinterpret_cast<const void*>(static_cast<std::uintptr_t>(p.bias_alignment)));
-  }
-  return owned;
-}
-
-Preference make_preference(const LtProduct& p) {
-  cublasLtMatmulPreference_t preference = nullptr;
-  NIBBLE_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&preference));
-  Preference owned(preference);
-  set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{kBlasWorkspace});
-  // A split contraction may only be summed in the compute type, in a pass of its own: neither in
-  // place nor rounded to the output type between the parts.
-  set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-      static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
-  const auto align = [&](cublasLtMatmulPreferenceAttributes_t attribute, const LtMatrix& x) {
-    set(preference, attribute, static_cast<std::uint32_t>(x.alignment));
-  };
-  align(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, p.b);
-  align(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, p.a);
-  align(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, p.c);
-  align(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, p.c);
-  return owned;
-}
-
-// f32 products must not pass through tensor cores, which round the operands (TF32) or emulate.
-bool is_acceptable(const LtProduct& p, const cublasLtMatmulHeuristicResult_t& found) {
-  if (found.state != CUBLAS_STATUS_SUCCESS || found.workspaceSize > kBlasWorkspace) return false;
-  if (p.a.dtype != DType::F32) return true;
-  std::uint64_t flags = 0;
-  std::size_t written = 0;
-  NIBBLE_CUBLAS_CHECK(cublasLtMatmulAlgoCapGetAttribute(
-      &found.algo, CUBLASLT_ALGO_CAP_NUMERICAL_IMPL_FLAGS, &flags, sizeof flags, &written));
-  return (flags & CUBLASLT_NUMERICAL_IMPL_FLAGS_TENSOR_OP_MASK) == 0;
-}
-
-Plan make_plan(const LtProduct& p) {
-  check(p);
-  Plan plan;
-  if (p.scaling == LtScaling::Rows && !kHasRowScales) return plan;
-  plan.operation = make_operation(p);
-  plan.first = make_layout(p.b, p.k, p.n, p.batch);
-  plan.second = make_layout(p.a, p.m, p.k, p.batch);
-  plan.result = make_layout(p.c, p.m, p.n, p.batch);
-  const Preference preference = make_preference(p);
-  std::array<cublasLtMatmulHeuristicResult_t, 8> found{};
-  int count = 0;
-  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-      blas(), plan.operation.get(), plan.first.get(), plan.second.get(), plan.result.get(),
-      plan.result.get(), preference.get(), static_cast<int>(found.size()), found.data(), &count);
-  // A device without a scaling mode says one or the other.
-  if (status == CUBLAS_STATUS_NOT_SUPPORTED ||
-      (status == CUBLAS_STATUS_INVALID_VALUE && p.scaling == LtScaling::Rows))
-    return plan;
-  NIBBLE_CUBLAS_CHECK(status);
-  const auto end = found.begin() + count;
-  const auto first =
-      std::find_if(found.begin(), end, [&](const auto& f) { return is_acceptable(p, f); });
-  if (first != end) plan.algorithm = first->algo;
   return plan;
+}
+
+void multiply(const LtProduct& product, const LtPlan& plan, const LtPointers& at) {
+  lt::set_pointers(plan, product, at);
+  const float alpha = 1, beta = product.accumulate ? 1 : 0;
+  const std::int32_t int_alpha = 1, int_beta = product.accumulate ? 1 : 0;
+  const bool integer = product.c.dtype == DType::I32;
+  const void* const one = integer ? static_cast<const void*>(&int_alpha) : &alpha;
+  const void* const keep = integer ? static_cast<const void*>(&int_beta) : &beta;
+  NIBBLE_CUBLAS_CHECK(cublasLtMatmul(blas(), plan.operation.get(), one, at.b, plan.first.get(),
+                                     at.a, plan.second.get(), keep, at.c, plan.result.get(), at.c,
+                                     plan.result.get(), &*plan.algorithm, blas_workspace(),
+                                     kBlasWorkspace, stream()));
 }
 
 // Never destroyed, like the contexts: the library may be gone before static objects are.
 struct Cache {
   std::mutex mutex;  // also held while a plan runs, because its pointers are part of it
-  std::map<LtProduct, Plan> plans;
+  std::map<LtProduct, LtPlan> plans;
+  std::uint64_t version = 0;  // of the process's table
 };
 Cache& cache() {
   static std::mutex mutex;
@@ -211,31 +50,66 @@ Cache& cache() {
   return (*by_device)[current()];
 }
 
+std::string text_of(const LtMatrix& x) {
+  return fmt::format("{}{}/{}/{}/{}", to_string(x.dtype), x.transposed ? "t" : "", x.stride,
+                     x.batch_stride, x.alignment);
+}
+
 }  // namespace
 
 bool lt_multiply(const LtProduct& product, const LtPointers& at) {
   Cache& known = cache();
   const std::lock_guard lock(known.mutex);
+  if (const std::uint64_t now = product_plans_version(); known.version != now) {
+    known.plans.clear();
+    known.version = now;
+  }
   auto entry = known.plans.find(product);
   if (entry == known.plans.end()) entry = known.plans.emplace(product, make_plan(product)).first;
-  const Plan& plan = entry->second;
-  if (!plan.algorithm) return false;
-  if (product.bias_alignment != 0)
-    set(plan.operation.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, at.bias);
-  if (product.scaling != LtScaling::None) {
-    set(plan.operation.get(), CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, at.b_scale);
-    set(plan.operation.get(), CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, at.a_scale);
-  }
-  const float alpha = 1, beta = product.accumulate ? 1 : 0;
-  const std::int32_t int_alpha = 1, int_beta = product.accumulate ? 1 : 0;
-  const bool integer = is_integer(product);
-  const void* const one = integer ? static_cast<const void*>(&int_alpha) : &alpha;
-  const void* const keep = integer ? static_cast<const void*>(&int_beta) : &beta;
-  NIBBLE_CUBLAS_CHECK(cublasLtMatmul(blas(), plan.operation.get(), one, at.b, plan.first.get(),
-                                     at.a, plan.second.get(), keep, at.c, plan.result.get(), at.c,
-                                     plan.result.get(), &*plan.algorithm, blas_workspace(),
-                                     kBlasWorkspace, stream()));
+  if (!entry->second.algorithm) return false;
+  multiply(product, entry->second, at);
   return true;
+}
+
+std::string lt_key(const LtProduct& p) {
+  constexpr const char* kScaling[] = {"", " tensor-scaled", " row-scaled"};
+  return fmt::format("lt {}x[{}, {}, {}] a {} b {} c {}{}{}{}{}", p.batch, p.m, p.n, p.k,
+                     text_of(p.a), text_of(p.b), text_of(p.c), p.accumulate ? " added" : "",
+                     p.bias_alignment ? fmt::format(" bias/{}", p.bias_alignment) : "",
+                     kScaling[static_cast<std::size_t>(p.scaling)], p.fast ? " fast" : "");
+}
+
+std::vector<LtProduct> lt_products() {
+  Cache& known = cache();
+  const std::lock_guard lock(known.mutex);
+  std::vector<LtProduct> products;
+  if (known.version != product_plans_version()) return products;
+  for (const auto& [product, plan] : known.plans)
+    if (plan.algorithm) products.push_back(product);
+  return products;
+}
+
+std::vector<LtCandidate> lt_candidates(const LtProduct& product, int most) {
+  std::vector<LtCandidate> candidates;
+  // Our choice asks for kSuggestions, and the library's answer may depend on how many are asked
+  // for.
+  const LtPlan plan = lt::describe(product);
+  std::vector<cublasLtMatmulAlgo_t> all = lt::suggestions(product, plan, kSuggestions);
+  for (const auto& more : lt::suggestions(product, plan, std::max(most, 1))) all.push_back(more);
+  for (const cublasLtMatmulAlgo_t& a : all) {
+    const std::string text = lt::plan_text(a);
+    const bool known = std::any_of(candidates.begin(), candidates.end(),
+                                   [&](const LtCandidate& c) { return c.plan == text; });
+    if (known || static_cast<int>(candidates.size()) == most) continue;
+    candidates.push_back({text, lt::describe_algorithm(a)});
+  }
+  return candidates;
+}
+
+void lt_multiply_by(const LtProduct& product, const LtPointers& at, const std::string& plan) {
+  LtPlan chosen = lt::describe(product);
+  chosen.algorithm = lt::checked_plan(product, chosen, plan);
+  multiply(product, chosen, at);
 }
 
 int alignment_of(const void* p, std::int64_t distance) {

@@ -1,10 +1,13 @@
 // Matrix products through cuBLASLt: row-major, batched, planned once a shape and kept. The plan is
-// the library's first suggestion among algorithms with the same bits in every run; nothing is ever
-// timed, and no address matters beyond its 16-byte alignment. Host code only.
+// that of the process's table (tensor/product_plans.h), else the library's first suggestion among
+// algorithms with the same bits in every run; nothing is timed here, and no address matters beyond
+// its 16-byte alignment. Host code only.
 #pragma once
 
 #include <compare>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "tensor/cuda/context.h"
 #include "tensor/dtype.h"
@@ -54,6 +57,20 @@ struct LtPointers {
 // Enqueues the product. False, with nothing done, when the library has no repeatable algorithm for
 // it; the answer depends on the product alone.
 [[nodiscard]] bool lt_multiply(const LtProduct& product, const LtPointers& at);
+
+// For `nibble tune`. A plan's text is the library's algorithm, whose words are only good for the
+// version and the device that gave them.
+std::string lt_key(const LtProduct& product);  // what the process's table knows it by
+std::vector<LtProduct> lt_products();          // those of this device since the table last changed
+struct LtCandidate {
+  std::string plan;
+  std::string what;  // "algo 66, tile 20, stages 35, split 1"
+};
+// Up to `most` of the library's suggestions that lt_multiply could have taken, its choice without a
+// table first; none when it has none.
+std::vector<LtCandidate> lt_candidates(const LtProduct& product, int most);
+// The product by a plan. Throws Error("plans") when that is no algorithm of this library for it.
+void lt_multiply_by(const LtProduct& product, const LtPointers& at, const std::string& plan);
 
 // The power of two up to 16 that divides the address and the distance (in bytes).
 int alignment_of(const void* p, std::int64_t distance = 0);

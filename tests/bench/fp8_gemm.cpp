@@ -9,13 +9,15 @@
 
 #include "quant/cuda/fp8_gemm.h"
 #include "quant/qtensor.h"
+#include "tensor/cuda/timing.h"
 #include "tensor/ops.h"
-#include "tests/bench/timing.h"
 
 using namespace nibble;
-using namespace nibble::bench;
+using nibble::cuda::median_ms;
 
 namespace {
+
+const Device kGpu = cuda_device(0);
 
 struct Row {
   std::int64_t m, n, k;

@@ -10,13 +10,15 @@
 #include <vector>
 
 #include "quant/cuda/int_gemm.h"
+#include "tensor/cuda/timing.h"
 #include "tensor/ops.h"
-#include "tests/bench/timing.h"
 
 using namespace nibble;
-using namespace nibble::bench;
+using nibble::cuda::median_ms;
 
 namespace {
+
+const Device kGpu = cuda_device(0);
 
 Tensor random_floats(const Shape& shape, double low, double high, std::uint32_t site, DType dtype) {
   return Tensor::uniform(shape, low, high, RngKey{5, site}, dtype, kGpu);

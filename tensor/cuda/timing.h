@@ -8,31 +8,32 @@
 #include "tensor/cuda/context.h"
 #include "tensor/tensor.h"
 
-namespace nibble::bench {
-
-inline const Device kGpu = cuda_device(0);
+namespace nibble::cuda {
 
 struct Events {
-  cudaEvent_t begin, end;
+  cudaEvent_t begin = nullptr, end = nullptr;
   Events() {
     NIBBLE_CUDA_CHECK(cudaEventCreate(&begin));
     NIBBLE_CUDA_CHECK(cudaEventCreate(&end));
   }
   ~Events() {
-    cudaEventDestroy(begin);
-    cudaEventDestroy(end);
+    (void)cudaEventDestroy(begin);
+    (void)cudaEventDestroy(end);
   }
+  Events(const Events&) = delete;
+  Events& operator=(const Events&) = delete;
 };
 
+// Milliseconds of `body` on the current device's stream; two runs before those that count.
 inline double median_ms(int repeats, const std::function<void()>& body) {
-  static Tensor flush = Tensor::empty({64 << 20}, DType::F32, kGpu);
-  Events e;
+  Tensor flush = Tensor::empty({64 << 20}, DType::F32, cuda_device(current()));
+  const Events e;
   std::vector<double> times;
   for (int i = 0; i < repeats + 2; ++i) {
     flush.fill(i);
-    NIBBLE_CUDA_CHECK(cudaEventRecord(e.begin, cuda::stream()));
+    NIBBLE_CUDA_CHECK(cudaEventRecord(e.begin, stream()));
     body();
-    NIBBLE_CUDA_CHECK(cudaEventRecord(e.end, cuda::stream()));
+    NIBBLE_CUDA_CHECK(cudaEventRecord(e.end, stream()));
     NIBBLE_CUDA_CHECK(cudaEventSynchronize(e.end));
     float ms = 0;
     NIBBLE_CUDA_CHECK(cudaEventElapsedTime(&ms, e.begin, e.end));
@@ -42,4 +43,4 @@ inline double median_ms(int repeats, const std::function<void()>& body) {
   return times[static_cast<std::size_t>(repeats / 2)];
 }
 
-}  // namespace nibble::bench
+}  // namespace nibble::cuda
