@@ -2,14 +2,72 @@
 #include "quant/cuda/int_gemm.h"
 
 #include <algorithm>
+#include <map>
+#include <mutex>
 
 #include "tensor/cuda/gemm_lt.h"
+#include "tensor/product_plans.h"
 
 namespace nibble::cuda {
 namespace {
 
 // int32 sums in scratch memory (256 MiB); larger results go by slabs of rows.
 constexpr std::int64_t kMaxSums = std::int64_t{64} << 20;
+
+IntGemmLayout layout_of(const IntProductKey& x) {
+  return {x.m, x.n, x.k, x.block, x.a, x.b, x.zero_points};
+}
+
+IntProductKey key_of(const IntProduct& p) {
+  return {.m = p.m(),
+          .n = p.n(),
+          .k = p.k,
+          .block = p.block,
+          .a = p.a.codes.dtype(),
+          .b = p.b.codes.dtype(),
+          .c = p.c.dtype(),
+          .zero_points = p.a.zeros.defined() || p.b.zeros.defined(),
+          .accumulate = p.accumulate,
+          .bias = p.bias.defined(),
+          .a_columns = p.a.scales.size(1),
+          .b_columns = p.b.scales.size(1),
+          .a_tile_rows = std::min(p.a.tile_rows, p.m()),
+          .b_tile_rows = std::min(p.b.tile_rows, p.n())};
+}
+
+IntPlan make_plan(const IntProductKey& key) {
+  const std::vector<IntPlan> candidates = int_candidates(key);
+  const std::string text = planned(int_key(key));
+  if (text.empty()) return candidates.front();
+  const auto at = std::find_if(candidates.begin(), candidates.end(),
+                               [&](const IntPlan& plan) { return to_text(plan) == text; });
+  NIBBLE_CHECK(at != candidates.end(), "plans",
+               "{}: got '{}', which does not serve it; measure again with nibble tune",
+               int_key(key), text);
+  return *at;
+}
+
+struct Cache {
+  std::mutex mutex;
+  std::map<IntProductKey, IntPlan> plans;
+  std::uint64_t version = 0;  // of the process's table
+};
+Cache& cache() {
+  static auto* c = new Cache;
+  return *c;
+}
+
+IntPlan plan_of(const IntProductKey& key) {
+  Cache& known = cache();
+  const std::lock_guard lock(known.mutex);
+  if (const std::uint64_t now = product_plans_version(); known.version != now) {
+    known.plans.clear();
+    known.version = now;
+  }
+  const auto found = known.plans.find(key);
+  if (found != known.plans.end()) return found->second;
+  return known.plans.emplace(key, make_plan(key)).first->second;
+}
 
 }  // namespace
 
@@ -44,15 +102,65 @@ void int_gemm(Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_
   if (p.m() == 0 || p.n() == 0) return;
   NIBBLE_CHECK(std::max({p.m(), p.n(), k}) < INT32_MAX, "int_gemm",
                "got [{}, {}] x [{}, {}], expected extents below 2^31", p.m(), k, k, p.n());
-  const IntGemmRoute route =
-      int_gemm_route({p.m(), p.n(), k, p.block, a.codes.dtype(), b.codes.dtype(),
-                      a.zeros.defined() || b.zeros.defined()});
-  switch (route) {
+  int_gemm_by(p, plan_of(key_of(p)));
+}
+
+void int_gemm_by(const IntProduct& product, const IntPlan& plan) {
+  IntProduct p = product;
+  p.plan = plan;
+  switch (plan.route) {
     case IntGemmRoute::Library: return int_gemm_library(p);
     case IntGemmRoute::Wgmma: return int_gemm_wgmma(p);
     case IntGemmRoute::Tiles: return int_gemm_tiles(p);
     case IntGemmRoute::General: return int_gemm_general(p);
   }
+}
+
+std::string to_text(const IntPlan& plan) {
+  switch (plan.route) {
+    case IntGemmRoute::Library: return "library";
+    case IntGemmRoute::General: return "general";
+    case IntGemmRoute::Wgmma:
+      return plan.segment > 0 ? fmt::format("wgmma segment={}", plan.segment) : "wgmma";
+    case IntGemmRoute::Tiles: break;
+  }
+  if (plan.tile == IntPlan::Tile::Chosen) return "tiles";
+  return plan.tile == IntPlan::Tile::Large ? "tiles large" : "tiles small";
+}
+
+std::string int_key(const IntProductKey& x) {
+  const auto side = [](DType dtype, std::int64_t tile_rows, std::int64_t columns) {
+    return fmt::format("{}/{}{}", to_string(dtype), tile_rows, columns > 1 ? "/blocks" : "");
+  };
+  return fmt::format(
+      "int [{}, {}, {}] by {} a {} b {} c {}{}{}{}", x.m, x.n, x.k, std::min(x.block, x.k),
+      side(x.a, x.a_tile_rows, x.a_columns), side(x.b, x.b_tile_rows, x.b_columns), to_string(x.c),
+      x.zero_points ? " zeros" : "", x.accumulate ? " added" : "", x.bias ? " bias" : "");
+}
+
+std::vector<IntPlan> int_candidates(const IntProductKey& x) {
+  using Tile = IntPlan::Tile;
+  const IntGemmRoute route = int_gemm_route(layout_of(x));
+  std::vector<IntPlan> plans{{.route = route}};
+  if (route == IntGemmRoute::General) return plans;
+  const bool whole = x.block >= x.k;
+  if (route == IntGemmRoute::Wgmma && whole)
+    for (std::int64_t segment = 1024; segment < x.k && segment <= 32768; segment *= 2)
+      if (x.k / segment <= 64) plans.push_back({.route = route, .segment = segment});
+  for (const Tile tile : {Tile::Large, Tile::Small})
+    plans.push_back({.route = IntGemmRoute::Tiles, .tile = tile});
+  // Its conditions, and sums that stay within 31 bits.
+  if (whole && x.m > 16 && x.n % 16 == 0) plans.push_back({.route = IntGemmRoute::Library});
+  return plans;
+}
+
+std::vector<IntProductKey> int_products() {
+  Cache& known = cache();
+  const std::lock_guard lock(known.mutex);
+  std::vector<IntProductKey> keys;
+  if (known.version != product_plans_version()) return keys;
+  for (const auto& [key, plan] : known.plans) keys.push_back(key);
+  return keys;
 }
 
 }  // namespace nibble::cuda

@@ -2,12 +2,41 @@
 // and every route gives the same bits.
 #pragma once
 
+#include <compare>
 #include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "quant/int_gemm_route.h"
 #include "quant/kernels.h"
 
 namespace nibble::cuda {
+
+// What may be chosen for a product without changing a bit of it.
+struct IntPlan {
+  enum class Tile : std::uint8_t { Chosen, Large, Small };  // Tiles: 128 x 128 or 64 x 64 results
+  IntGemmRoute route = IntGemmRoute::General;
+  Tile tile = Tile::Chosen;  // Chosen: by how they fill the device
+  std::int64_t segment = 0;  // Wgmma, one contraction block: codes that a block sums; 0: the
+                             // segments of quant/kernels.h, which others always take
+  bool operator==(const IntPlan&) const = default;
+};
+std::string to_text(const IntPlan& plan);  // "wgmma segment=4096", "tiles large", "library"
+// What a product's plan is looked up by in the process's table (tensor/product_plans.h).
+struct IntProductKey {
+  std::int64_t m = 0, n = 0, k = 0, block = 0;
+  DType a = DType::I8, b = DType::I8, c = DType::F32;
+  bool zero_points = false, accumulate = false, bias = false;
+  std::int64_t a_columns = 1, b_columns = 1;  // of scales: 1, or one for each block
+  std::int64_t a_tile_rows = 1, b_tile_rows = 1;
+  auto operator<=>(const IntProductKey&) const = default;
+};
+std::string int_key(const IntProductKey& key);
+// Everything that serves a product, what is taken without a table first.
+std::vector<IntPlan> int_candidates(const IntProductKey& key);
+// Products of this process since its table last changed.
+std::vector<IntProductKey> int_products();
 
 // The routes. Codes of the first two are K-major I8 in rows of k bytes, 16-byte aligned, k a
 // multiple of 16: `padded_codes` makes them (itself when they are), zeros beyond the true k.
@@ -17,6 +46,7 @@ struct IntProduct {
   std::int64_t k, block;
   Tensor bias;  // F32 [N] or undefined
   bool accumulate;
+  IntPlan plan = {};
 
   std::int64_t m() const { return c.size(0); }
   std::int64_t n() const { return c.size(1); }
@@ -27,6 +57,7 @@ void int_gemm_library(const IntProduct& p);
 void int_gemm_wgmma(const IntProduct& p);
 void int_gemm_tiles(const IntProduct& p);
 void int_gemm_general(const IntProduct& p);
+void int_gemm_by(const IntProduct& p, const IntPlan& plan);  // the route that the plan names
 // c rows [first, first + sums rows) from exact sums I32 [rows, N] of a product with one block.
 void scale_sums(const IntProduct& p, const Tensor& sums, std::int64_t first);
 

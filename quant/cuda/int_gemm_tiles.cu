@@ -150,7 +150,10 @@ void int_gemm_tiles(const IntProduct& product) {
   p.segment_steps = static_cast<std::uint32_t>(ceil_div(
       segment_blocks(product.m(), product.n(), product.k, product.block) * product.block, kStep));
   p.short_blocks = std::min(product.block, product.k) <= 256;
-  if (use_large(product.m(), product.n()))
+  const bool large = product.plan.tile == IntPlan::Tile::Chosen
+                         ? use_large(product.m(), product.n())
+                         : product.plan.tile == IntPlan::Tile::Large;
+  if (large)
     run_tiles<Large>(p, product);
   else
     run_tiles<Small>(p, product);

@@ -129,7 +129,9 @@ void int_gemm_wgmma(const IntProduct& p) {
     return segment_blocks(p.m(), p.n(), p.k, block) * block;
   };
   // Sums of integers may be cut anywhere.
-  if (p.block >= p.k) return wg::run<wg::Shape<256, wg::Blocks::Whole, false, 4>>(p, segment(128));
+  if (p.block >= p.k)
+    return wg::run<wg::Shape<256, wg::Blocks::Whole, false, 4>>(
+        p, p.plan.segment > 0 ? p.plan.segment : segment(128));
   if (p.block > wg::kStep)
     return wg::run<wg::Shape<192, wg::Blocks::Long, false, 4>>(p, segment(p.block));
   if (p.b.tile_rows % 64 == 0 || p.b.tile_rows >= p.n())
