@@ -212,6 +212,31 @@ class BadInput(Case):
         self.fails(r"^resume: .*other data", "train", "--output", self.whole, "--resume", "--set",
                    f"data.path={other}", "--set", "trainer.steps=8")
 
+    # Tables of plans.
+    def test_plans(self):
+        bad, table = self.folder / "bad.json", self.folder / "plans.json"
+        tune = ("tune", "--config", self.config, "--output", table)
+        self.fails(r"tune: plans are measured on a GPU: got --device cpu, expected cuda", *tune, "--device", "cpu")
+        if nibble(*tune, "--repeats", 1).returncode:  # no GPU, or none that this build can use
+            self.fails(r"^tune: there is no GPU here", *tune)
+            self.assertFalse(table.exists())
+        self.fails(r"usage: --output is required", "tune", "--config", self.config, code=2)
+        for pattern, content in ((r"plans: .*bad.json is no table of plans, or a damaged one", "{"),
+                                 (r"plans: .*bad.json: got version 7, expected 1", '{"nibble_plans": 7}')):
+            bad.write_text(content)
+            self.train_fails(pattern, "--tune", bad)
+            self.train_fails(pattern, "--set", f"tune={bad}")
+            self.fails(pattern, "eval", "--checkpoint", self.whole, "--tune", bad)
+        self.train_fails(r"plans: nowhere.json is not a file; nibble tune writes one", "--tune", "nowhere.json")
+        self.assertFalse((self.folder / "none").exists())
+        bad.write_text(json.dumps({"nibble_plans": 1, "device": "NVIDIA Z900", "library": 1, "driver": 1, "plans": []}))
+        for command in (("train", "--config", self.config, "--output", self.folder / "foreign_plans"),
+                        ("eval", "--checkpoint", self.whole)):
+            done = nibble(*command, "--tune", bad)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            told = [line for line in done.stderr.decode().splitlines() if "is ignored: it was measured on" in line]
+            self.assertEqual(len(told), 1, done.stderr)
+
     # The checkpoints.
     def test_checkpoints_that_cannot_be_read(self):
         good = self.newest(self.whole).read_bytes()

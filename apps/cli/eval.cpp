@@ -9,6 +9,7 @@
 #include "apps/cli/commands.h"
 #include "apps/cli/loaded_model.h"
 #include "apps/train/evaluate.h"
+#include "apps/train/plan_table.h"
 #include "data/tokenize.h"
 #include "tensor/atomic_file.h"
 #include "tensor/thread_pool.h"
@@ -19,7 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Options {
-  std::string checkpoint, data, split = "val", text;
+  std::string checkpoint, data, split = "val", text, tune;
   std::int64_t batch = 8, sequence = 0;
   bool json = false;
   Machinery machinery;
@@ -82,6 +83,8 @@ void print(const std::string& name, const train::EvalResult::Part& part) {
 
 int eval(const Options& o) {
   const Device device = o.machinery.apply();
+  if (const auto plans = train::use_plan_table(o.tune, device); !plans.note.empty())
+    fmt::print(stderr, "nibble: warning: {}\n", plans.note);
   const LoadedModel loaded = LoadedModel::open(o.checkpoint, device);
   NIBBLE_CHECK(o.sequence <= loaded.model->context(), "eval",
                "--sequence: got {}, expected at most the context of {}", o.sequence,
@@ -121,6 +124,7 @@ void add_eval(CommandLine& line) {
       ->capture_default_str();
   c->add_option("--sequence", o->sequence, "Tokens a window; the model's context unless given")
       ->check(CLI::Range(1, 1 << 30));
+  c->add_option("--tune", o->tune, "The plans of products that nibble tune measured; a file");
   c->add_flag("--json", o->json, "One line of JSON");
   o->machinery.add_to(*c);
   c->callback([o, &line] { line.action = [o] { return eval(*o); }; });

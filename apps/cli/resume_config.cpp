@@ -12,11 +12,18 @@ namespace nibble::cli {
 namespace {
 
 // data.path too: the trainer holds the data itself to its hash. Checkpointed blocks give the same
-// bits, so a run that met the end of its memory can go on with them.
-constexpr std::array<std::string_view, 9> kFree{
-    "data.path",          "model.checkpoint_blocks", "trainer.steps",
-    "trainer.eval_every", "trainer.eval_batches",    "trainer.checkpoint_every",
-    "trainer.keep",       "trainer.log_every",       "trainer.telemetry_every"};
+// bits, so a run that met the end of its memory can go on with them. The trainer tells of another
+// table of plans.
+constexpr std::array<std::string_view, 10> kFree{"data.path",
+                                                 "model.checkpoint_blocks",
+                                                 "trainer.steps",
+                                                 "tune",
+                                                 "trainer.eval_every",
+                                                 "trainer.eval_batches",
+                                                 "trainer.checkpoint_every",
+                                                 "trainer.keep",
+                                                 "trainer.log_every",
+                                                 "trainer.telemetry_every"};
 
 // Both are resolved: structs of one type have the same keys, only components may differ in them.
 void check_same(const Json& given, const Json& recorded, const std::string& path) {

@@ -8,12 +8,13 @@
 #include "apps/cli/dry_run.h"
 #include "apps/cli/memory_fit.h"
 #include "apps/cli/resume_config.h"
+#include "apps/train/plan_table.h"
 
 namespace nibble::cli {
 namespace {
 
 struct Options {
-  std::string output, init, dry_run;
+  std::string output, init, dry_run, tune;
   std::vector<std::string> configs, overrides;
   bool resume = false;
   double max_minutes = 0;
@@ -61,7 +62,12 @@ int run_train(const Options& o, const std::vector<std::string>& argv) {
                               .profile = profile_range(o.profile_steps, device),
                               .command = argv,
                               .log = stderr};
-  if (!o.dry_run.empty()) return dry_run(options, o.dry_run == "full");
+  if (!o.tune.empty()) options.config.tune = o.tune;
+  if (!o.dry_run.empty()) {
+    if (const auto plans = train::use_plan_table(options.config.tune, device); !plans.note.empty())
+      fmt::print(stderr, "nibble: warning: {}\n", plans.note);
+    return dry_run(options, o.dry_run == "full");
+  }
   try {
     return exit_code(train::train(options));
   } catch (const OutOfMemory& e) {
@@ -85,6 +91,7 @@ void add_train(CommandLine& line) {
                              "Go on from the newest checkpoint of --output, with its config");
   c->add_option("--init", o->init, "Start from the weights of a checkpoint or run")
       ->excludes(resume);
+  c->add_option("--tune", o->tune, "The plans of products that nibble tune measured; a file");
   c->add_option("--max-minutes", o->max_minutes, "Stop with a checkpoint after this long")
       ->check(CLI::Range(0.0, 1e9));
   c->add_option("--graph", o->graph,

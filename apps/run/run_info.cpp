@@ -65,6 +65,7 @@ RunInfo describe_run(Json config, std::vector<std::string> command, std::string 
           .command = std::move(command),
           .start_time = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))),
           .data_hash = std::move(data_hash),
+          .plan_hash = "",
           .libraries = library_versions(),
           .build = build_info(),
           .machine = this_machine()};
@@ -76,6 +77,7 @@ Json to_json(const RunInfo& info) {
       {"command", info.command},
       {"config", info.config},
       {"data_hash", info.data_hash},
+      {"plan_hash", info.plan_hash},
       {"build",
        {{"version", info.build.version},
         {"commit", info.build.commit},

@@ -29,6 +29,7 @@ struct RunInfo {
   std::vector<std::string> command;              // argv
   std::string start_time;                        // UTC, "2026-11-22T17:54:47Z"
   std::string data_hash;                         // of the training data, as its loader says
+  std::string plan_hash;                         // of the plans of products in use; "": none
   std::map<std::string, std::string> libraries;  // name to version; callers add those they link
   BuildInfo build;
   Machine machine;

@@ -15,6 +15,7 @@
 #include "apps/train/build.h"
 #include "apps/train/checkpoints.h"
 #include "apps/train/evaluate.h"
+#include "apps/train/plan_table.h"
 #include "apps/train/trainer.h"
 #include "autograd/context.h"
 #include "autograd/telemetry.h"
@@ -55,6 +56,7 @@ class Session {
 
   TrainOptions options_;
   const TrainConfig& config_;
+  UsedPlans plans_;
   Dataset dataset_;
   std::unique_ptr<LanguageModel> model_;
   std::unique_ptr<Optimizer> optimizer_;

@@ -60,6 +60,7 @@ struct TrainConfig {
   std::string recipe = "none";
   config::Component optimizer{.type = "adamw"};
   TrainerConfig trainer;
+  std::filesystem::path tune;  // a table of plans (plan_table.h); "": none
 };
 
 template <class V>
@@ -123,6 +124,7 @@ void visit(V& v, TrainConfig& c) {
   v("recipe", c.recipe);
   v("optimizer", c.optimizer);
   v("trainer", c.trainer);
+  v("tune", c.tune);
 }
 
 // Reads and checks everything that needs no data: recipe and optimizer words, sizes, the schedule.

@@ -48,11 +48,17 @@ bool wants_graph(const TrainOptions& options, const Optimizer& optimizer) {
   return possible && options.graph != GraphUse::Off;
 }
 
+UsedPlans checked_plans(const TrainOptions& options) {
+  check_available(options.device);  // plans are looked at beside the device's name
+  return use_plan_table(options.config.tune, options.device);
+}
+
 }  // namespace
 
 Session::Session(const TrainOptions& options)
     : options_(options),
       config_(options_.config),
+      plans_(checked_plans(options_)),
       dataset_(read_dataset(config_.data.path)),
       model_(checked_model(config_, dataset_, options.device)),
       optimizer_(build_optimizer(config_, *model_)),
@@ -73,15 +79,17 @@ Session::Session(const TrainOptions& options)
                                                         .order = WindowOrder::Shuffled,
                                                         .seed = config_.trainer.seed});
   std::filesystem::create_directories(folder_.checkpoints());
+  if (!plans_.note.empty()) progress_.message("warning: " + plans_.note);
   if (options_.resume)
     restore();
   else if (!options_.init.empty())
     start_from(options_.init);
   run::truncate_metrics_after(folder_.metrics(), step_);
   run::truncate_events_after(folder_.events(), step_);
-  run::record_session(folder_.info(),
-                      run::describe_run(write_config(config_), options_.command,
-                                        fmt::format("{:016x}", content_hash(dataset_))));
+  run::RunInfo info = run::describe_run(write_config(config_), options_.command,
+                                        fmt::format("{:016x}", content_hash(dataset_)));
+  info.plan_hash = plans_.hash;
+  run::record_session(folder_.info(), info);
   metrics_ = std::make_unique<run::MetricsWriter>(folder_.metrics());
   events_ = std::make_unique<run::EventWriter>(folder_.events());
   if (step_ == 0)
@@ -92,13 +100,15 @@ Json Session::state() const {
   // Nothing that depends on time, machine or folder: two runs of one configuration end in equal
   // bytes.
   Json config = write_config(config_);
-  return {{"config", config},
-          {"vocab", dataset_.vocab_size},
-          {"data_hash", fmt::format("{:016x}", content_hash(dataset_))},
-          {"optimizer", optimizer_->name()},
-          {"processor", processor_name(options_.device)},
-          {"step", step_},
-          {"position", loader_->position()}};
+  Json state = {{"config", config},
+                {"vocab", dataset_.vocab_size},
+                {"data_hash", fmt::format("{:016x}", content_hash(dataset_))},
+                {"optimizer", optimizer_->name()},
+                {"processor", processor_name(options_.device)},
+                {"step", step_},
+                {"position", loader_->position()}};
+  if (!plans_.hash.empty()) state["plans"] = plans_.hash;
+  return state;
 }
 
 TrainConfig config_of(const Json& state) {
@@ -132,6 +142,13 @@ void Session::restore() {
   if (const std::string there = state.value("processor", here); there != here)
     progress_.message(fmt::format(
         "warning: the checkpoint was written on {} and goes on on {}: not bit-exact", there, here));
+  const auto name_of = [](const std::string& plans) {
+    return plans.empty() ? std::string("without a table of plans") : "with the plans " + plans;
+  };
+  if (const std::string before = state.value("plans", ""); before != plans_.hash)
+    progress_.message(
+        fmt::format("warning: the checkpoint was written {} and goes on {}: not bit-exact",
+                    name_of(before), name_of(plans_.hash)));
   checkpoint.restore(tensors(), true);
   for (Parameter* p : parameters_) p->bump_version();
   skipped_ = optimizer_->skipped();
