@@ -10,6 +10,7 @@
 #include "apps/cli/memory_fit.h"
 #include "apps/cli/memory_plan.h"
 #include "apps/run/progress.h"
+#include "apps/train/sample_step.h"
 #include "data/dataset.h"
 #include "models/gpt2.h"
 
@@ -23,7 +24,7 @@ struct Timing {
 };
 Timing time_step(const train::TrainConfig& config, std::int64_t vocab, Device device) {
   using Clock = std::chrono::steady_clock;
-  StepBench bench(config, vocab, device);
+  train::SampleStep bench(config, vocab, device);
   Timing timing;
   for (int i = 0; i < 2; ++i) {  // the first one allocates
     const auto begin = Clock::now();

@@ -3,16 +3,12 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "apps/train/train_config.h"
-#include "autograd/tape.h"
-#include "models/language_model.h"
-#include "optim/optimizer.h"
 
 namespace nibble::cli {
 
@@ -43,23 +39,5 @@ inline constexpr MemoryCategory kMemoryCategories[] = {
 
 // Throws Error("dry-run") while tensors on Meta are alive: their bytes would count.
 MemoryPlan plan_memory(const train::TrainConfig& config, std::int64_t dataset_vocab);
-
-// A model in training, on Meta or for real; the tokens are of no consequence.
-class StepBench {
- public:
-  StepBench(const train::TrainConfig& config, std::int64_t dataset_vocab, Device device);
-  void micro_step();
-  void update();
-  LanguageModel& model() { return *model_; }
-  const Optimizer& optimizer() const { return *optimizer_; }
-
- private:
-  const train::TrainConfig& config_;
-  std::unique_ptr<LanguageModel> model_;
-  std::unique_ptr<Optimizer> optimizer_;
-  StepState state_;
-  Tape tape_;
-  Tensor ids_, targets_;
-};
 
 }  // namespace nibble::cli

@@ -4,32 +4,48 @@
 #include "tensor/rng.h"
 
 namespace nibble::train {
+namespace {
+
+std::unique_ptr<LanguageModel> counted_model(const TrainConfig& config, std::int64_t vocab,
+                                             Device device) {
+  const MemoryScope scope("parameters");
+  return build_model(config, vocab, device);
+}
+
+}  // namespace
 
 SampleStep::SampleStep(const TrainConfig& config, std::int64_t dataset_vocab, Device device)
     : config_(config),
-      model_(build_model(config, dataset_vocab, device)),
-      parameter_bytes_(memory_stats(device).current),
+      model_(counted_model(config, dataset_vocab, device)),
       optimizer_(build_optimizer(config, *model_)),
       state_(device) {
-  const std::int64_t batch = config.trainer.batch;
+  const MemoryScope scope("batch");
   const std::int64_t length = config.data.sequence ? config.data.sequence : model_->context();
-  ids_ = Tensor::uniform({batch, length}, 0, static_cast<double>(model_->vocab()), RngKey{},
-                         DType::I32, device);
+  const auto tokens = [&] {
+    return Tensor::uniform({config.trainer.batch, length}, 0, static_cast<double>(model_->vocab()),
+                           RngKey{}, DType::I32, device);
+  };
+  for (std::int64_t i = 0; i < config.trainer.accumulation; ++i)
+    batches_.push_back({tokens(), tokens()});
   state_.begin(0, config.trainer.lr);
 }
 
 void SampleStep::micro_step() {
-  const ForwardScope scope({.training = true,
-                            .seed = config_.trainer.seed,
-                            .step = state_.step_pointer(),
-                            .micro_step = 0,
-                            .telemetry = nullptr});
+  const ForwardScope forward({.training = true,
+                              .seed = config_.trainer.seed,
+                              .step = state_.step_pointer(),
+                              .micro_step = 0,
+                              .telemetry = nullptr});
+  const MemoryScope scope("activations");
+  const BatchStage::Pair& batch = batches_.front();
   const Tape::Recording recording(tape_);
-  tape_.backward(model_->loss(ids_, ids_));
+  const Var loss = model_->loss(batch.ids, batch.targets);
+  accumulate_loss(state_, loss.tensor(), 1);
+  tape_.backward(loss);
 }
 
 void SampleStep::update() {
-  clip_gradients(parameters(*model_), config_.trainer.clip, state_);
+  queue_clip_gradients(parameters(*model_), config_.trainer.clip, state_);
   optimizer_->step(state_);
 }
 

@@ -3,12 +3,14 @@
 
 #include <memory>
 
+#include "apps/train/batch_stage.h"
 #include "apps/train/build.h"
 #include "autograd/tape.h"
 
 namespace nibble::train {
 
-// One model in training, on Meta or for real; the tokens are of no consequence.
+// A model in training, on Meta or for real; the tokens are of no consequence. Its memory is counted
+// in the scopes of a real run.
 class SampleStep {
  public:
   SampleStep(const TrainConfig& config, std::int64_t dataset_vocab, Device device);
@@ -18,17 +20,14 @@ class SampleStep {
 
   LanguageModel& model() { return *model_; }
   const Optimizer& optimizer() const { return *optimizer_; }
-  std::int64_t parameter_bytes() const { return parameter_bytes_; }
-  std::int64_t tokens() const { return ids_.numel(); }
 
  private:
   const TrainConfig& config_;
   std::unique_ptr<LanguageModel> model_;
-  std::int64_t parameter_bytes_;
   std::unique_ptr<Optimizer> optimizer_;
   StepState state_;
   Tape tape_;
-  Tensor ids_;
+  std::vector<BatchStage::Pair> batches_;  // of all micro-batches, as a run has them
 };
 
 }  // namespace nibble::train
