@@ -76,13 +76,22 @@ void Gpt2::Block::visit(Visitor& v) {
   v.module("mlp_dropout", mlp_dropout);
 }
 
+namespace {
+
+Tensor positions_of(std::int64_t context, Device device) {
+  const MemoryScope scope("batch");  // inputs, though the same in every step
+  return Tensor::arange(context, DType::I32, device);
+}
+
+}  // namespace
+
 Gpt2::Gpt2(const Gpt2Config& config, const Recipe& recipe, std::uint64_t seed, Device device)
     : config_((config.validate(), config)),
       wte_(config.vocab, config.width, DType::F32, device),
       wpe_(config.context, config.width, DType::F32, device),
       embedding_dropout_(config.embedding_dropout),
       ln_f_(config.width, config.norm_epsilon, DType::F32, device),
-      positions_(Tensor::arange(config.context, DType::I32, device)),
+      positions_(positions_of(config.context, device)),
       head_recipe_(recipe.at("lm_head")) {
   config_.tie_embeddings = recipe.tie_embeddings.value_or(config.tie_embeddings);
   for (std::int64_t i = 0; i < config.layers; ++i)

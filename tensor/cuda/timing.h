@@ -34,7 +34,7 @@ inline double median_ms(int repeats, const std::function<void()>& body) {
     NIBBLE_CUDA_CHECK(cudaEventRecord(e.begin, stream()));
     body();
     NIBBLE_CUDA_CHECK(cudaEventRecord(e.end, stream()));
-    NIBBLE_CUDA_CHECK(cudaEventSynchronize(e.end));
+    wait();
     float ms = 0;
     NIBBLE_CUDA_CHECK(cudaEventElapsedTime(&ms, e.begin, e.end));
     if (i >= 2) times.push_back(ms);

@@ -54,6 +54,54 @@ GPU_TEST("cuda optim: AdamW gives the CPU's bits") {
     }
 }
 
+GPU_TEST("cuda optim: the scalars of a step are the CPU's") {
+  using Values = std::vector<double>;
+  const auto run = [](Device device) {
+    const auto f64 = [&](double x) { return Tensor::full({1}, x, DType::F64).to(device); };
+    Values out;
+    const auto note = [&](const StepState& state) {
+      const StepScalars s = state.read();
+      out.insert(out.end(), {double(s.bad), double(s.step), s.lr, s.clip, s.loss, s.norm});
+    };
+    StepState state(device);
+    for (const double squares :
+         {0.0, 1e-300, 0.3, 1.0 / 3, 17.25, 1e300, double(INFINITY), double(NAN)})
+      for (const double limit : {0.0, 0.5, 3.0}) {
+        state.begin(5, 1e-3);
+        NIBBLE_DISPATCH(device, clip_by_norm(state.scalars(), f64(squares), limit));
+        note(state);
+        state.clear_bad();
+      }
+    for (const DType dtype : {DType::F32, DType::BF16}) {
+      state.begin(6, 1e-3);
+      for (const double loss : {2.8125, 3.14159, double(NAN)}) {
+        accumulate_loss(state, Tensor::full({1}, loss, dtype).to(device), 3);
+        note(state);
+      }
+      state.clear_bad();
+    }
+    Tensor updates = f64(6), skipped = f64(1), number = Tensor::zeros({1}, DType::I32, device);
+    for (const bool bad : {false, true, false}) {
+      if (bad) state.mark_bad();
+      NIBBLE_DISPATCH(device, count_update(updates, skipped, number, state.scalars()));
+      out.insert(out.end(), {updates.item(), skipped.item(), number.item()});
+      state.clear_bad();
+    }
+    Tensor corrections = Tensor::zeros({2}, DType::F32, device), p1 = f64(1), p2 = f64(1);
+    for (int t = 0; t < 2000; ++t)
+      NIBBLE_DISPATCH(device, adam_corrections(corrections, p1, p2, 0.9, 0.999));
+    for (const float c : corrections.to_vector()) out.push_back(c);
+    out.insert(out.end(), {p1.item(), p2.item()});
+    return out;
+  };
+  const Values cpu = run(kCpu), gpu = run(kGpu);
+  REQUIRE(cpu.size() == gpu.size());
+  for (std::size_t i = 0; i < cpu.size(); ++i) {
+    CAPTURE(i);
+    CHECK((cpu[i] == gpu[i] || (std::isnan(cpu[i]) && std::isnan(gpu[i]))));
+  }
+}
+
 GPU_TEST("cuda optim: SGD gives the CPU's bits, with and without momentum") {
   for (const bool momentum : {false, true})
     for (const std::int64_t n : kSizes) {

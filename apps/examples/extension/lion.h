@@ -31,7 +31,7 @@ class Lion : public nibble::Optimizer {
     };
     const Tensor direction = ops::sign(mix(config_.beta1));
     u.states[0].copy_from(mix(config_.beta2));
-    u.weight.copy_from(ops::affine(u.weight, 1 - static_cast<double>(u.lr) * u.weight_decay));
+    u.weight.copy_from(ops::affine(u.weight, 1 - static_cast<double>(u.lr) * u.group.weight_decay));
     ops::axpy(u.weight, direction, -static_cast<double>(u.lr));
   }
 
