@@ -1,5 +1,6 @@
 // Storage, transfers, the step's scalars and faults on a GPU.
 #include "nn/checkpoint_file.h"
+#include "tensor/out_of_memory.h"
 #include "tensor/step_state.h"
 #include "tests/cuda/lockstep.h"
 #include "tests/temp_dir.h"
@@ -46,6 +47,26 @@ GPU_TEST("cuda memory: running out is one clear line, and the device goes on") {
   CHECK(message.find("; in use: ") != std::string::npos);
   CHECK(message.ends_with("; a smaller batch or checkpointing per block needs less"));
   CHECK(Tensor::full({3}, 2, DType::F32, kGpu).to_vector() == std::vector<float>{2, 2, 2});
+}
+
+// Exact, but for what the GPU has free.
+GPU_TEST("cuda memory: what the runtime and its libraries lack is one clear line too") {
+  const auto said = [](auto status) {
+    return error_of([&] { cuda::throw_status("make(&x)", status, "folder/file.cpp", 7); });
+  };
+  for (const std::string& text :
+       {said(cudaErrorMemoryAllocation), said(CUBLAS_STATUS_ALLOC_FAILED)}) {
+    CHECK(text.starts_with("allocate: out of memory on cuda:0: make(&x) found none; the GPU has "));
+    CHECK(text.ends_with("; end other programs that use it, or use a smaller batch"));
+    CHECK(text.find('\n') == std::string::npos);
+  }
+  CHECK(said(cudaErrorInvalidValue) ==
+        "cuda: make(&x) failed: invalid argument (code 1) at file.cpp:7");
+  const std::string workspace =
+      error_of([] { throw_out_of_memory(kGpu, 64 << 20, "cuBLAS's workspace"); });
+  CHECK(
+      workspace.starts_with("allocate: out of memory on cuda:0: got 64.0 MiB asked for by "
+                            "cuBLAS's workspace, expected at most the "));
 }
 
 // Exact: the limit counts bytes of tensors. Every failure leaves the device as it was.
