@@ -16,6 +16,7 @@
 #include "data/word_cutter.h"
 #include "tensor/atomic_file.h"
 #include "tensor/check.h"
+#include "tensor/json_text.h"
 
 namespace nibble {
 namespace {
@@ -142,8 +143,7 @@ BpeTokenizer::BpeTokenizer(Tables tables)
 BpeTokenizer BpeTokenizer::from_files(const std::filesystem::path& vocab_bpe,
                                       const std::filesystem::path& encoder_json, std::string name) {
   Tables tables{std::move(name), {}, {}};
-  const nlohmann::json encoder = nlohmann::json::parse(read_whole_file(encoder_json), nullptr,
-                                                       /*allow_exceptions=*/false);
+  const auto encoder = parse_json<nlohmann::json>(read_whole_file(encoder_json));
   NIBBLE_CHECK(encoder.is_object(), kOp, "{}: expected a JSON object from token to id",
                encoder_json.string());
   tables.vocab.resize(encoder.size());

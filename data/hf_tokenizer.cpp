@@ -9,6 +9,7 @@
 
 #include "data/byte_source.h"
 #include "tensor/check.h"
+#include "tensor/json_text.h"
 
 namespace nibble {
 namespace {
@@ -133,7 +134,7 @@ class Reader {
 };
 
 json parse(const std::filesystem::path& file) {
-  json root = json::parse(read_whole_file(file), nullptr, /*allow_exceptions=*/false);
+  json root = parse_json<json>(read_whole_file(file));
   NIBBLE_CHECK(root.is_object(), kOp, "{} is not a tokenizer.json: expected a JSON object",
                file.string());
   return root;

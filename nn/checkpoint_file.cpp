@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "tensor/json_text.h"
+
 namespace nibble {
 namespace {
 
@@ -45,6 +47,14 @@ void save_checkpoint(const std::filesystem::path& path, const nlohmann::json& st
   write_safetensors(path, tensors, {{"nibble", envelope.dump()}, {"state", text}});
 }
 
+std::string checkpoint_checksum(std::string_view state, const SafetensorsFile& file) {
+  Checksum sum;
+  sum.add(state);
+  for (const SafetensorsFile::Entry& e : file.entries())
+    sum.add(e.name, e.dtype, e.shape, file.bytes(e));
+  return sum.hex();
+}
+
 Checkpoint::Checkpoint() = default;
 Checkpoint::~Checkpoint() = default;
 Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
@@ -63,7 +73,7 @@ Checkpoint Checkpoint::open(const std::filesystem::path& path) {
   NIBBLE_CHECK(
       envelope_text != metadata.end() && state_text != metadata.end(), "checkpoint",
       "{} is a safetensors file without a nibble state; nibble import reads foreign weights", name);
-  const nlohmann::json envelope = nlohmann::json::parse(envelope_text->second, nullptr, false);
+  const nlohmann::json envelope = parse_json<nlohmann::json>(envelope_text->second);
   const bool whole = envelope.is_object() && envelope.contains("version") &&
                      envelope["version"].is_number_integer() && envelope.contains("xxh64") &&
                      envelope["xxh64"].is_string();
@@ -74,15 +84,11 @@ Checkpoint Checkpoint::open(const std::filesystem::path& path) {
       version <= kCheckpointVersion, "checkpoint",
       "{} was written by a newer version: got format {}, expected at most {}; update nibble", name,
       version, kCheckpointVersion);
-  Checksum sum;
-  sum.add(state_text->second);
-  for (const SafetensorsFile::Entry& e : c.file_->entries())
-    sum.add(e.name, e.dtype, e.shape, c.file_->bytes(e));
+  const std::string sum = checkpoint_checksum(state_text->second, *c.file_);
   const auto expected = envelope["xxh64"].get<std::string>();
-  NIBBLE_CHECK(expected == sum.hex(), "checkpoint", "{} is corrupt: got checksum {}, expected {}",
-               name, sum.hex(), expected);
-  c.state_ =
-      std::make_unique<nlohmann::json>(nlohmann::json::parse(state_text->second, nullptr, false));
+  NIBBLE_CHECK(expected == sum, "checkpoint", "{} is corrupt: got checksum {}, expected {}", name,
+               sum, expected);
+  c.state_ = std::make_unique<nlohmann::json>(parse_json<nlohmann::json>(state_text->second));
   NIBBLE_CHECK(c.state_->is_object(), "checkpoint", "{}: damaged state", name);
   return c;
 }

@@ -3,6 +3,8 @@
 
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
 
 #include "nn/safetensors.h"
 
@@ -15,6 +17,9 @@ inline constexpr int kCheckpointVersion = 1;
 // dtype, shape and bytes.
 void save_checkpoint(const std::filesystem::path& path, const nlohmann::json& state,
                      const NamedTensors& tensors);
+
+// That XXH64 as 16 hex digits, of a file whose metadata entry "state" is `state`.
+std::string checkpoint_checksum(std::string_view state, const SafetensorsFile& file);
 
 class Checkpoint {
  public:

@@ -13,11 +13,13 @@
 #include <set>
 
 #include "tensor/atomic_file.h"
+#include "tensor/json_text.h"
 
 namespace nibble {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;  // what is written keeps its order
+using Json = nlohmann::json;
 constexpr std::uint64_t kMaxHeader = 100u << 20;  // the format's own limit
 
 // A dtype is written under its first name; foreign masks, BOOL, are read as the bytes they are.
@@ -52,7 +54,7 @@ std::pair<DType, Shape> stored_form(const Tensor& t) {
 
 void write_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
                        const Metadata& metadata) {
-  Json header = Json::object();
+  OrderedJson header = OrderedJson::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   std::int64_t offset = 0;
   for (const auto& [name, tensor] : tensors) {
@@ -111,20 +113,16 @@ SafetensorsFile::~SafetensorsFile() { ::munmap(const_cast<std::byte*>(map_), siz
 
 void SafetensorsFile::parse_header(std::string_view text) {
   const std::string file = path_.string();
-  std::set<std::string> names;
-  std::string twice;
-  // Looked for while parsing: the parsed object has kept the last of two equal keys.
-  const auto watch = [&](int depth, Json::parse_event_t event, Json& key) {
-    if (depth == 1 && event == Json::parse_event_t::key &&
-        !names.insert(key.get<std::string>()).second)
-      twice = key.get<std::string>();
-    return true;
-  };
-  const Json header = Json::parse(text, watch, false);
+  std::vector<std::string> names;  // the order of the file, in which a checksum takes them
+  const auto header = parse_json<Json>(text, names);
   NIBBLE_CHECK(header.is_object(), "safetensors", "{}: the header is not a JSON object", file);
-  NIBBLE_CHECK(twice.empty(), "safetensors", "{}: the name '{}' occurs twice", file, twice);
+  std::set<std::string_view> seen;
+  for (const std::string& name : names)
+    NIBBLE_CHECK(seen.insert(name).second, "safetensors", "{}: the name '{}' occurs twice", file,
+                 name);
   const std::uint64_t available = size_ - data_begin_;
-  for (const auto& [name, value] : header.items()) {
+  for (const std::string& name : names) {
+    const Json& value = header.at(name);
     try {
       if (name == "__metadata__") {
         metadata_ = value.get<Metadata>();

@@ -10,6 +10,7 @@
 #include "nn/layers.h"
 #include "temp_dir.h"
 #include "tensor_testing.h"
+#include "tests/fuzz/mend.h"
 
 namespace nibble {
 namespace {
@@ -181,6 +182,27 @@ TEST_CASE("safetensors: a file that lies is refused by name") {
   CHECK_THROWS_WITH(SafetensorsFile(std::filesystem::temp_directory_path()), Contains("regular"));
 }
 
+TEST_CASE("safetensors: a header of many names, and nested junk in an entry") {
+  const TempDir dir;
+  constexpr int kNames = 200000;  // looked up one by one they would take minutes
+  std::string header = "{";
+  for (int i = 0; i < kNames; ++i)
+    header += fmt::format(R"({}"n{:06}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}})",
+                          i ? "," : "", kNames - i);
+  const SafetensorsFile many(dir.write("many", container(header + "}")));
+  REQUIRE(many.entries().size() == kNames);
+  CHECK(many.entries().front().name == "n200000");  // in the order of the file
+  CHECK(many.entries().back().name == "n000001");
+
+  const auto nested = [&](std::size_t levels) {
+    return container(R"({"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0],"junk":)" +
+                     std::string(levels, '[') + std::string(levels, ']') + "}}");
+  };
+  CHECK(SafetensorsFile(dir.write("shallow", nested(200))).entries().size() == 1);
+  CHECK_THROWS_WITH(SafetensorsFile(dir.write("deep", nested(1 << 20))),
+                    Contains("not a JSON object"));
+}
+
 // ---- checkpoints -----------------------------------------------------------------------------
 
 NamedTensors sample_tensors() {
@@ -242,6 +264,21 @@ TEST_CASE("checkpoint: a changed byte anywhere is noticed") {
   for (std::size_t cut = 0; cut < good.size(); cut += 13)
     CHECK_THROWS_AS(Checkpoint::open(dir.write("cut", good.substr(0, cut))), Error);
   CHECK_THROWS_AS(Checkpoint::open(dir.write("long", good.substr(0, 64) + good)), Error);
+}
+
+TEST_CASE("checkpoint: a fuzzed input gets past the checksum when it is mended") {
+  const TempDir dir;
+  save_checkpoint(dir / "c", kState, sample_tensors());
+  std::string bytes = read_file(dir / "c");
+  CHECK(fuzz::mended(bytes) == bytes);
+  bytes.back() ^= 1;
+  CHECK_THROWS_WITH(Checkpoint::open(dir.write("flipped", bytes)), Contains("is corrupt"));
+  CHECK(Checkpoint::open(dir.write("mended", fuzz::mended(bytes))).state() == kState);
+  const std::size_t step = bytes.find(R"(step\":17)");
+  REQUIRE(step != std::string::npos);
+  bytes.replace(step, 9, R"(step\":18)");
+  CHECK(Checkpoint::open(dir.write("mended", fuzz::mended(bytes))).state()["step"] == 18);
+  for (const char* other : {"", "short", "12345678{}"}) CHECK(fuzz::mended(other) == other);
 }
 
 TEST_CASE("checkpoint: one line says what is wrong with a file") {

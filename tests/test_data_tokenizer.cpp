@@ -253,6 +253,10 @@ TEST_CASE("data: vocabulary files that are missing or foreign are named") {
   CHECK(
       message(vocab, dir.write("gap.json", "{\"a\": 0, \"b\": 2}")).find("gap.json: token \"b\"") !=
       std::string::npos);
+  // The value would be quoted, by recursion.
+  const std::string deep = "{\"a\": " + std::string(1 << 20, '[') + std::string(1 << 20, ']') + "}";
+  CHECK(message(vocab, dir.write("deep.json", deep)).find("deep.json: expected a JSON object") !=
+        std::string::npos);
   CHECK(message(dir.write("empty.bpe", "#version: 0.2\n"), encoder).find("holds no merges") !=
         std::string::npos);
 }

@@ -8,6 +8,7 @@
 #include "data/bpe_tokenizer.h"
 #include "data/byte_source.h"
 #include "data/hf_tokenizer.h"
+#include "tensor/json_text.h"
 
 namespace nibble::cli {
 namespace {
@@ -37,7 +38,7 @@ bool is_mask(std::string_view name) {
 }
 
 json parse_object(const fs::path& file) {
-  json parsed = json::parse(read_whole_file(file), nullptr, /*allow_exceptions=*/false);
+  json parsed = parse_json<json>(read_whole_file(file));
   NIBBLE_CHECK(parsed.is_object(), kOp, "{}: expected a JSON object", file.string());
   return parsed;
 }

@@ -11,6 +11,7 @@
 #include "apps/cli/text_layout.h"
 #include "apps/config/json.h"
 #include "nn/checkpoint_file.h"
+#include "tensor/json_text.h"
 #include "tensor/out_of_memory.h"
 
 namespace nibble::cli {
@@ -39,7 +40,7 @@ Verdict verdict_of(const std::filesystem::path& path, const FileScan& scan) {
 Json state_of(const FileScan& scan) {
   const auto text = scan.metadata.find("state");
   if (text == scan.metadata.end()) return Json::object();
-  Json state = Json::parse(text->second, nullptr, false);
+  Json state = parse_json<Json>(text->second);
   return state.is_object() ? state : Json::object();
 }
 
@@ -49,7 +50,7 @@ std::string word(const Json& value) {
 
 void print_state(const FileScan& scan, const Json& state) {
   if (const auto envelope = scan.metadata.find("nibble"); envelope != scan.metadata.end()) {
-    const Json e = Json::parse(envelope->second, nullptr, false);
+    const Json e = parse_json<Json>(envelope->second);
     if (e.is_object() && e.contains("version")) fmt::print("format     {}\n", word(e["version"]));
   }
   for (const char* key : {"step", "processor", "optimizer", "vocab", "data_hash"})

@@ -2,9 +2,11 @@
 #include <algorithm>
 #include <cstring>
 #include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
 
 #include "apps/cli/inspect.h"
-#include "apps/config/json.h"
+#include "tensor/json_text.h"
 
 namespace nibble::cli {
 namespace {
@@ -32,19 +34,20 @@ std::uint64_t bytes_each(const std::string& dtype) {
   return 0;
 }
 
-FileScan::Entry read_entry(const std::string& name, const Json& value, std::uint64_t available) {
+FileScan::Entry read_entry(const std::string& name, const nlohmann::json& value,
+                           std::uint64_t available) {
   FileScan::Entry e;
   e.name = name;
   try {
     e.dtype = value.at("dtype").get<std::string>();
     std::uint64_t count = 1;
-    for (const Json& extent : value.at("shape")) {
+    for (const nlohmann::json& extent : value.at("shape")) {
       const auto d = extent.get<std::int64_t>();
       if (d < 0 || __builtin_mul_overflow(count, static_cast<std::uint64_t>(d), &count))
         e.fault = "an impossible shape";
       e.shape.push_back(d);
     }
-    const Json& offsets = value.at("data_offsets");
+    const nlohmann::json& offsets = value.at("data_offsets");
     e.begin = offsets.at(0).get<std::uint64_t>();
     e.end = offsets.at(1).get<std::uint64_t>();
     const std::uint64_t each = bytes_each(e.dtype);
@@ -96,13 +99,17 @@ FileScan scan_file(const std::filesystem::path& path) {
   }
   std::string text(length, '\0');
   file.read(text.data(), static_cast<std::streamsize>(length));
-  const Json header = Json::parse(text, nullptr, false);
+  std::vector<std::string> names;
+  const auto header = parse_json<nlohmann::json>(text, names);
   if (!file || !header.is_object()) {
     scan.header_fault = "the header is not a JSON object";
     return scan;
   }
   const std::uint64_t available = scan.size - sizeof length - length;
-  for (const auto& [name, value] : header.items()) {
+  std::set<std::string_view> seen;  // of two equal names the last value counts
+  for (const std::string& name : names) {
+    if (!seen.insert(name).second) continue;
+    const nlohmann::json& value = header.at(name);
     if (name != "__metadata__") {
       scan.entries.push_back(read_entry(name, value, available));
     } else if (value.is_object()) {

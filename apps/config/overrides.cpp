@@ -6,6 +6,7 @@
 
 #include "apps/config/rules.h"
 #include "tensor/check.h"
+#include "tensor/json_text.h"
 
 namespace nibble::config {
 namespace {
@@ -46,7 +47,7 @@ void apply_override(Json& config, std::string_view assignment) {
     node = &descend(*node, name, path.substr(0, begin == 0 ? 0 : begin - 1), assignment);
     begin = end + 1;
   }
-  Json value = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  Json value = parse_json<Json>(text);
   *node = value.is_discarded() ? Json(std::string(text)) : std::move(value);
 }
 

@@ -5,6 +5,7 @@
 
 #include "tensor/atomic_file.h"
 #include "tensor/check.h"
+#include "tensor/json_text.h"
 
 namespace nibble::run {
 namespace {
@@ -19,7 +20,7 @@ std::size_t for_each_line(const std::filesystem::path& path, std::string_view by
   std::size_t number = 1;
   for (std::size_t end; (end = bytes.find('\n')) != std::string_view::npos; ++number) {
     const std::string_view line = bytes.substr(0, end + 1);
-    Json row = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    Json row = parse_json<Json>(line);
     NIBBLE_CHECK(is_row(row), "metrics", "{}:{}: expected an object with an integer \"step\"",
                  path.string(), number);
     visit(line, std::move(row));

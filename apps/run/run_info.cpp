@@ -14,6 +14,7 @@
 #include "apps/run/append_file.h"
 #include "tensor/atomic_file.h"
 #include "tensor/check.h"
+#include "tensor/json_text.h"
 
 namespace nibble::run {
 namespace {
@@ -98,7 +99,7 @@ Json to_json(const RunInfo& info) {
 void record_session(const std::filesystem::path& path, const RunInfo& info) {
   const std::string old = read_whole_file(path, "run");
   Json file = {{"sessions", Json::array()}};
-  if (!old.empty()) file = Json::parse(old, nullptr, /*allow_exceptions=*/false);
+  if (!old.empty()) file = parse_json<Json>(old);
   const bool ours = file.is_object() && file.contains("sessions") && file["sessions"].is_array();
   NIBBLE_CHECK(ours, "run", "{} is damaged: expected {{\"sessions\": […]}}", path.string());
   file["sessions"].push_back(to_json(info));
