@@ -5,11 +5,13 @@
 
 #include <array>
 #include <charconv>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "data/byte_source.h"
 #include "tensor/atomic_file.h"
 #include "tensor/check.h"
+#include "tensor/json_text.h"
 
 namespace nibble {
 namespace {
@@ -27,8 +29,17 @@ std::uint64_t from_hex(const std::string& text, const std::filesystem::path& fil
   const char* end = text.data() + text.size();
   const auto [rest, status] = std::from_chars(text.data(), end, value, 16);
   NIBBLE_CHECK(status == std::errc{} && rest == end, kOp,
-               "{}: got hash \"{}\" expected 16 hex digits", file.string(), text);
+               "{}: got hash \"{}\" expected 16 hex digits", file.string(), text.substr(0, 60));
   return value;
+}
+
+// nlohmann would cut 1.5 to 1 and take 2^63 for a negative number.
+std::int64_t count_from(const json& value, const std::filesystem::path& file, const char* what) {
+  const bool good =
+      value.is_number_integer() && value >= 0 && value <= std::numeric_limits<std::int64_t>::max();
+  NIBBLE_CHECK(good, kOp, "{}: {}: got {} expected a whole number from 0", file.string(), what,
+               value.dump().substr(0, 60));
+  return value.get<std::int64_t>();
 }
 
 json to_json(const Split& split) {
@@ -51,24 +62,37 @@ json to_json(const Split& split) {
 Split split_from(const json& in, const std::filesystem::path& file) {
   Split split;
   in.at("shards").get_to(split.shards);
-  in.at("tokens").get_to(split.tokens);
-  in.at("documents").get_to(split.documents);
-  in.at("text_bytes").get_to(split.text_bytes);
+  for (const std::string& shard : split.shards)  // a dataset must not reach out of its folder
+    NIBBLE_CHECK(std::filesystem::path(shard).filename() == shard && shard != ".." && shard != ".",
+                 kOp, "{}: got shard \"{}\" expected the name of a file beside it", file.string(),
+                 shard.substr(0, 60));
+  split.tokens = count_from(in.at("tokens"), file, "tokens");
+  split.documents = count_from(in.at("documents"), file, "documents");
+  split.text_bytes = count_from(in.at("text_bytes"), file, "text_bytes");
   split.content_hash = from_hex(in.at("xxh64").get<std::string>(), file);
   for (const json& item : in.value("strata", json::array())) {
     Stratum& stratum = split.strata.emplace_back();
     item.at("source").get_to(stratum.source);
-    item.at("documents").get_to(stratum.documents);
-    item.at("text_bytes").get_to(stratum.text_bytes);
+    stratum.documents = count_from(item.at("documents"), file, "documents");
+    stratum.text_bytes = count_from(item.at("text_bytes"), file, "text_bytes");
+    std::int64_t end = 0;
     for (const json& range : item.at("ranges")) {
-      stratum.ranges.push_back({range.at(0).get<std::int64_t>(), range.at(1).get<std::int64_t>()});
+      const std::int64_t begin = count_from(range.at(0), file, "ranges");
+      NIBBLE_CHECK(begin >= end, kOp,
+                   "{}: ranges of \"{}\": got {} after {} expected them ascending", file.string(),
+                   stratum.source.substr(0, 60), begin, end);
+      end = count_from(range.at(1), file, "ranges");
+      NIBBLE_CHECK(begin < end && end <= split.tokens, kOp,
+                   "{}: ranges of \"{}\": got {} to {} expected them within the {} tokens",
+                   file.string(), stratum.source.substr(0, 60), begin, end, split.tokens);
+      stratum.ranges.push_back({begin, end});
     }
   }
   return split;
 }
 
 json parse_file(const std::filesystem::path& file) {
-  json parsed = json::parse(read_whole_file(file), nullptr, /*allow_exceptions=*/false);
+  json parsed = parse_json<json>(read_whole_file(file));
   NIBBLE_CHECK(!parsed.is_discarded(), kOp, "{} is not JSON, or cut off", file.string());
   return parsed;
 }
@@ -84,12 +108,12 @@ Dataset read_dataset(const std::filesystem::path& folder) {
   NIBBLE_CHECK(in.is_object() && in.value("format", json()) == kFormat, kOp,
                "{} does not describe a dataset", file.string());
   NIBBLE_CHECK(in.value("version", json()) == kVersion, kOp, "{}: got version {} expected {}",
-               file.string(), in.value("version", json()).dump(), kVersion);
+               file.string(), in.value("version", json()).dump().substr(0, 60), kVersion);
   try {
     Dataset dataset;
     const json& tokenizer = in.at("tokenizer");
     tokenizer.at("name").get_to(dataset.tokenizer_name);
-    tokenizer.at("vocab_size").get_to(dataset.vocab_size);
+    dataset.vocab_size = count_from(tokenizer.at("vocab_size"), file, "vocab_size");
     dataset.tokenizer_fingerprint = from_hex(tokenizer.at("xxh64").get<std::string>(), file);
     dataset.train = split_from(in.at("train"), file);
     dataset.val = split_from(in.at("val"), file);

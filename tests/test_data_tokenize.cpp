@@ -248,6 +248,30 @@ TEST_CASE("data: a folder without a whole dataset says so") {
   dir.write("dataset.json", R"({"format": "nibble-dataset", "version": 1})");
   CHECK(error().find("'tokenizer' not found") != std::string::npos);
 
+  // What is there must make sense: names of its own folder, whole numbers, ascending ranges.
+  const auto described = [&](const char* shard, const char* tokens, const char* ranges) {
+    dir.write("dataset.json",
+              fmt::format(R"({{"format":"nibble-dataset","version":1,"tokenizer":{{"name":"byte",)"
+                          R"("vocab_size":257,"xxh64":"0"}},"train":{{"shards":[],"tokens":0,)"
+                          R"("documents":0,"text_bytes":0,"xxh64":"0"}},"val":{{"shards":["{}"],)"
+                          R"("tokens":{},"documents":1,"text_bytes":9,"xxh64":"0","strata":[{{)"
+                          R"("source":"s","documents":1,"text_bytes":9,"ranges":{}}}]}}}})",
+                          shard, tokens, ranges));
+    return error();
+  };
+  const auto says = [](const std::string& text, const char* part) {
+    return text.find(part) != std::string::npos;
+  };
+  CHECK(described("val_000000.bin", "20", "[[0,9],[12,20]]").empty());
+  for (const char* shard : {"../val_000000.bin", "/dev/zero", "..", "."})
+    CHECK(says(described(shard, "20", "[[0,9]]"), "expected the name of a file beside it"));
+  for (const char* tokens : {"1e300", "-1", "2.5", "9223372036854775808", "\"9\"", "null"})
+    CHECK(says(described("v", tokens, "[[0,9]]"), "tokens: got"));
+  CHECK(says(described("v", "20", "[[9,3]]"), "got 9 to 3 expected them within the 20 tokens"));
+  CHECK(says(described("v", "20", "[[0,21]]"), "got 0 to 21 expected them within the 20 tokens"));
+  CHECK(says(described("v", "20", "[[0,9],[8,12]]"), "got 8 after 9 expected them ascending"));
+  CHECK(says(described("v", "20", "[[0]]"), "dataset.json: "));
+
   TokenizeOptions options;
   options.inputs = {dir.write("a.txt", "text\n")};
   options.output = dir / "out";
