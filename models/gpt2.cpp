@@ -1,5 +1,6 @@
 #include "models/gpt2.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -40,6 +41,13 @@ void Gpt2Config::validate() const {
       vocab > 0 && context > 0 && layers > 0 && heads > 0 && width > 0, "gpt2",
       "every extent must be positive: got vocab {}, context {}, layers {}, heads {}, width {}",
       vocab, context, layers, heads, width);
+  // Products of any three stay in 64 bits, whatever a file says.
+  constexpr std::int64_t kMost = std::int64_t{1} << 20;
+  NIBBLE_CHECK(
+      std::max({context, layers, heads, width}) <= kMost && vocab <= 16 * kMost, "gpt2",
+      "got vocab {}, context {}, layers {}, heads {}, width {}, expected at most {}, and {} "
+      "tokens",
+      vocab, context, layers, heads, width, kMost, 16 * kMost);
   NIBBLE_CHECK(width % heads == 0, "gpt2", "got width {} and {} heads, expected a multiple", width,
                heads);
 }

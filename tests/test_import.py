@@ -42,6 +42,7 @@ class Import(Folders):
         self.refuse("the shard model-00002-of-00002.safetensors is not there", folder)
         for pattern, change in (
                 ("'x' is not in .*model-00001", {"x": "model-00001-of-00002.safetensors"}),
+                ("the shard a{200} is not there", {"x": "a" * 300}),
                 ('\'x\': got "../other.safetensors", expected the name of a file beside it',
                  {"x": "../other.safetensors"}),
                 ("'x': got 3, expected the name", {"x": 3})):

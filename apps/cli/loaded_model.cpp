@@ -8,21 +8,38 @@
 #include "apps/train/weights.h"
 #include "data/dataset.h"
 #include "data/hf_tokenizer.h"
+#include "quant/recipe.h"
 
 namespace nibble::cli {
 
-LoadedModel LoadedModel::open(const std::filesystem::path& path, Device device) {
+LoadedModel LoadedModel::open(const std::filesystem::path& path, Device device,
+                              const std::string& recipe) {
   const Checkpoint checkpoint = train::open_any(
       path, [](const std::string& text) { fmt::print(stderr, "nibble: warning: {}\n", text); });
   const Json state = checkpoint.state();
+  const auto number = [&](const char* key) {
+    const auto at = state.find(key);
+    return at != state.end() && at->is_number_integer() ? at->get<std::int64_t>() : 0;
+  };
   LoadedModel loaded{.path = checkpoint.file().path(),
-                     .step = state.value("step", std::int64_t{0}),
-                     .vocab = state.value("vocab", std::int64_t{0}),
+                     .step = number("step"),
+                     .vocab = number("vocab"),
                      .config = train::config_of(state),
                      .model = {}};
   NIBBLE_CHECK(loaded.vocab > 0, "checkpoint", "{} does not say the size of its vocabulary",
                loaded.path.string());
+  if (!recipe.empty()) {
+    Recipe chosen = recipes::parse(recipe);
+    // Whether the head is a weight of its own was decided by training.
+    chosen.tie_embeddings = recipes::parse(loaded.config.recipe)
+                                .tie_embeddings.value_or(loaded.config.model.tie_embeddings);
+    loaded.config.recipe = recipes::to_string(chosen);
+  }
+  train::check_weights(loaded.config, loaded.vocab, checkpoint);
   loaded.model = train::build_model(loaded.config, loaded.vocab, device);
+  NIBBLE_CHECK(loaded.vocab <= loaded.model->vocab(), "checkpoint",
+               "{}: got a vocabulary of {} tokens and a model of {}", loaded.path.string(),
+               loaded.vocab, loaded.model->vocab());
   train::load_weights(*loaded.model, checkpoint);
   return loaded;
 }

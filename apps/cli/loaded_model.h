@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <string>
 
 #include "apps/train/train_config.h"
 #include "data/tokenizer.h"
@@ -20,8 +21,10 @@ struct LoadedModel {
   std::unique_ptr<LanguageModel> model;
 
   // `path`: a checkpoint, or a run's folder for its newest intact one (damaged newer ones are named
-  // on stderr). Throws Error naming what is wrong.
-  static LoadedModel open(const std::filesystem::path& path, Device device);
+  // on stderr). `recipe`: how it quantizes, in words; "": as it was trained. The weights are the
+  // checkpoint's either way, stored as the recipe says. Throws Error naming what is wrong.
+  static LoadedModel open(const std::filesystem::path& path, Device device,
+                          const std::string& recipe = "");
   // The tokenizer of the dataset in `data`, "" for the one the model was trained on or, when it was
   // imported, came with. Throws Error("vocabulary") when it is of another size than the model's.
   std::unique_ptr<Tokenizer> tokenizer(const std::filesystem::path& data) const;

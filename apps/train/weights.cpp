@@ -1,5 +1,8 @@
 #include "apps/train/weights.h"
 
+#include <utility>
+
+#include "apps/train/build.h"
 #include "optim/optimizer.h"
 
 namespace nibble::train {
@@ -22,6 +25,25 @@ NamedTensors weight_tensors(Module& model) {
   NamedTensors all;
   for (Parameter* p : parameters(model)) append(all, *p);
   return all;
+}
+
+void check_weights(const TrainConfig& config, std::int64_t vocab, const Checkpoint& checkpoint) {
+  const std::string file = checkpoint.file().path().string();
+  const std::size_t stored = checkpoint.file().entries().size();
+  const std::int64_t layers = gpt2_of(config.model, vocab).layers;
+  NIBBLE_CHECK(std::cmp_less_equal(layers, stored), "checkpoint",
+               "{}: model.layers: got {}, while there are {} tensors in all", file, layers, stored);
+  // On the Meta device a model is its names and shapes.
+  const auto model = build_model(config, vocab, kMeta);
+  for (const Parameter* p : parameters(*model)) {
+    const SafetensorsFile::Entry* e = checkpoint.file().find(p->name);
+    if (e == nullptr) e = checkpoint.file().find(codes_of(*p));
+    NIBBLE_CHECK(e, "checkpoint",
+                 "{} holds no tensor '{}'; was it written with another configuration?", file,
+                 p->name);
+    NIBBLE_CHECK(e->shape == p->shape(), "checkpoint", "{}: '{}' has shape {}, expected {}", file,
+                 e->name, e->shape, p->shape());
+  }
 }
 
 void load_weights(Module& model, const Checkpoint& checkpoint) {
