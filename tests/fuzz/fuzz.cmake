@@ -1,6 +1,6 @@
 # One program a parser. With NIBBLE_FUZZ (clang) libFuzzer drives it; otherwise it replays its corpus as a test.
 option(NIBBLE_FUZZ "Build the fuzz targets for libFuzzer; needs clang and NIBBLE_SANITIZE=fuzzer-no-link,…" OFF)
-foreach(pair safetensors:nn checkpoint:nn tokenizer:data text:data shards:data config:train)
+foreach(pair safetensors:nn checkpoint:cli tokenizer:data vocab:data text:data shards:data dataset:data config:train run:report hf:cli)
   string(REPLACE ":" ";" pair ${pair})
   list(GET pair 0 target)
   list(GET pair 1 library)
@@ -8,6 +8,7 @@ foreach(pair safetensors:nn checkpoint:nn tokenizer:data text:data shards:data c
   target_link_libraries(fuzz_${target} PRIVATE nibble::${library} nibble_flags)
   target_include_directories(fuzz_${target} PRIVATE ${PROJECT_SOURCE_DIR})
   if(NIBBLE_FUZZ)
+    target_compile_definitions(fuzz_${target} PRIVATE NIBBLE_FUZZ=1)
     target_link_options(fuzz_${target} PRIVATE -fsanitize=fuzzer)
   else()
     target_sources(fuzz_${target} PRIVATE ${CMAKE_CURRENT_LIST_DIR}/replay.cpp)
