@@ -126,6 +126,68 @@ TEST_CASE("report: a run is read as far as it is whole") {
                     doctest::Contains("holds no run, nor does a folder in it"));
 }
 
+TEST_CASE("report: a run whose files hold anything anywhere") {
+  const test::TempDir dir;
+  write_run(dir / "a", "int8", 1, 2.8, 1,
+            R"({"step":9223372036854775807,"loss":1e308,"tokens":[],"tokens_per_second":-1})"
+            "\n"
+            R"({"step":2,"module":5,"role":[],"absmax":1e308})"
+            "\n"
+            R"({"step":3,"module":"m","role":"r","absmax":-1e308,"sqnr_db":-1e308})"
+            "\n"
+            R"({"step":-4,"loss":-1e308,"lr":1e-320})"
+            "\n"
+            R"({"step":4,"val_loss":"x","val_strata":[1]})"
+            "\n" +
+                std::string(1 << 20, '[') + "\n");
+  for (const char* info :
+       {"", "5", "[]", R"({"sessions":5})", R"({"sessions":[5]})",
+        R"({"sessions":[{"config":[1]}]})",
+        R"({"sessions":[{"start_time":5,"data_hash":{},"build":{"commit":[]}}]})",
+        R"({"sessions":[{"config":{"recipe":7,"trainer":{"steps":"a","seed":-1.5}}}]})",
+        R"({"sessions":[{"config":{"recipe":{"a":1},"trainer":7}}]})"}) {
+    CAPTURE(std::string(info));
+    std::ofstream(dir / "a" / "run.json") << info;
+    const std::vector<RunRecord> runs{read_run(dir / "a")};
+    CHECK(page(runs, std::nullopt).size() > 1000);
+    CHECK(runs[0].problems.back() == "metrics.jsonl line 8 is damaged and left out");
+  }
+}
+
+TEST_CASE("report: samples are shown by run and step") {
+  const test::TempDir dir;
+  write_run(dir / "a", "int8", 1, 2.8);
+  write_run(dir / "b", "none", 1, 2.7);
+  std::string rows;
+  for (int step = 1; step <= 30; ++step)
+    rows +=
+        fmt::format(R"({{"step":{0},"prompt":"It <i>","text":"text {0}","tokens":2,"ended":{1}}})"
+                    "\n",
+                    step, step == 30);
+  const std::string long_text = "é";
+  std::string many;
+  for (int i = 0; i < 2000; ++i) many += long_text;
+  rows += R"({"step":30,"prompt":"","text":")" + many + "\"}\n{\"step\":30,\"te";
+  dir.write("a/samples.jsonl", rows);
+  const auto runs = read_runs({(dir / "a").string(), (dir / "b").string()});
+  CHECK(runs[0].samples.size() == 31);
+  CHECK(runs[0].problems.empty());
+  const std::string html = page(runs, std::nullopt);
+  const auto count = [&](const std::string& part) {
+    std::size_t found = 0;
+    for (std::size_t at = 0; (at = html.find(part, at)) != std::string::npos; ++at) ++found;
+    return found;
+  };
+  CHECK(count("<h2>Samples</h2>") == 1);
+  CHECK(count("<summary>step ") == 12);
+  CHECK(count("<details open><summary>step 30</summary>") == 1);
+  CHECK(count("<summary>step 1</summary>") == 1);
+  CHECK(count("<b>It &lt;i&gt;</b>text 30 <small>(end of the text)</small>") == 1);
+  CHECK(count("é…</div>") == 1);
+  CHECK(count("12 of 30 steps; all are in samples.jsonl") == 1);
+  CHECK(page({runs[1]}, std::nullopt).find("Samples") == std::string::npos);
+}
+
 TEST_CASE("report: long curves are thinned without losing extremes or gaps") {
   Series s{.name = "x", .x = {}, .y = {}};
   for (int i = 0; i < 100000; ++i) {
@@ -147,6 +209,10 @@ TEST_CASE("report: long curves are thinned without losing extremes or gaps") {
 TEST_CASE("report: ticks are round and numbers short") {
   CHECK(ticks(0, 10, 5) == std::vector<double>{0, 2, 4, 6, 8, 10});
   CHECK(ticks(-0.3, 0.3, 3) == std::vector<double>{-0.2, 0, 0.2});
+  // Where a step is lost in rounding, where the range overflows, where nothing is a number.
+  CHECK(ticks(9.2e18, 9.2e18 + 1024, 6).size() <= 13);
+  CHECK(ticks(-1.7e308, 1.7e308, 5).size() <= 11);
+  CHECK(ticks(NAN, 1, 5).empty());
   CHECK(short_number(123456) == "123.5k");
   CHECK(short_number(5e7) == "50M");
   CHECK(short_number(0.0006) == "0.0006");

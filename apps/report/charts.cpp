@@ -131,8 +131,11 @@ std::vector<double> ticks(double low, double high, int count) {
       break;
     }
   std::vector<double> out;
-  for (double t = std::ceil(low / step) * step; t <= high + step * 1e-9; t += step)
-    out.push_back(std::fabs(t) < step * 1e-9 ? 0 : t);
+  // Counted: a step that is lost in the rounding of a large value would be added for ever.
+  const double first = std::ceil(low / step) * step;
+  for (int i = 0; i <= 2 * count; ++i)
+    if (const double t = first + i * step; t <= high + step * 1e-9)
+      out.push_back(std::fabs(t) < step * 1e-9 ? 0 : t);
   return out;
 }
 

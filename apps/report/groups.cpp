@@ -22,7 +22,8 @@ using Flat = std::map<std::string, std::string>;
 Flat traits_of(const RunRecord& run) {
   Flat flat;
   for (const auto& [key, value] : flatten(run.config))
-    if (std::ranges::find(kIgnored, key) == std::end(kIgnored)) flat[key] = value;
+    if (std::ranges::find(kIgnored, key) == std::end(kIgnored) && !key.starts_with("samples"))
+      flat[key] = value;
   return flat;
 }
 

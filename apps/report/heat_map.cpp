@@ -26,7 +26,7 @@ constexpr std::size_t kColumns = 24;  // steps shown at most
 // Dark blue to yellow; grows in lightness alone, so it reads without colours as well.
 std::string shade(double part) {
   constexpr double kFrom[] = {38, 48, 92}, kTo[] = {250, 222, 110};
-  const double t = std::clamp(part, 0.0, 1.0);
+  const double t = part > 0 ? std::min(part, 1.0) : 0;  // NaN where a range overflows
   const auto mix = [&](int i) { return static_cast<int>(kFrom[i] + (kTo[i] - kFrom[i]) * t); };
   return fmt::format("#{:02x}{:02x}{:02x}", mix(0), mix(1), mix(2));
 }

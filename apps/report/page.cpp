@@ -129,12 +129,13 @@ std::string page(const std::vector<RunRecord>& runs, const std::optional<Table>&
       "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
       "'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">"
       "<title>{} run{}</title><style>{}</style></head><body>"
-      "<h1>{} run{}</h1>{}{}{}<h2>Curves</h2>{}<div class=\"axes\">{}</div><main>{}{}</main>{}{}{}"
+      "<h1>{} run{}</h1>{}{}{}<h2>Curves</h2>{}<div "
+      "class=\"axes\">{}</div><main>{}{}</main>{}{}{}{}"
       "<script>{}</script></body></html>\n",
       runs.size(), runs.size() == 1 ? "" : "s", kStyle, runs.size(), runs.size() == 1 ? "" : "s",
       problems(runs), summary_table(runs), table ? "<h2>Verdicts</h2>" + verdict_table(*table) : "",
-      inputs, labels, legend(runs), charts(runs), strata_table(runs), telemetry, config_table(runs),
-      kScript);
+      inputs, labels, legend(runs), charts(runs), strata_table(runs), samples_section(runs),
+      telemetry, config_table(runs), kScript);
 }
 
 }  // namespace nibble::report

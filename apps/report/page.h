@@ -16,6 +16,8 @@ std::string summary_table(const std::vector<RunRecord>& runs);
 std::string verdict_table(const Table& table);
 std::string strata_table(const std::vector<RunRecord>& runs);
 std::string config_table(const std::vector<RunRecord>& runs);
+// Texts that runs drew while they trained, by run and step; "" without any.
+std::string samples_section(const std::vector<RunRecord>& runs);
 // Quantization telemetry of one run: a map of modules by steps for each measure; "" without any.
 std::string telemetry_section(const RunRecord& run, std::size_t index);
 

@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <iterator>
 #include <limits>
 #include <set>
 
 #include "apps/run/run_folder.h"
 #include "tensor/check.h"
+#include "tensor/json_text.h"
 
 namespace nibble::report {
 namespace {
@@ -21,6 +23,24 @@ constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 double number(const Json& row, const char* key) {
   const auto at = row.find(key);
   return at != row.end() && at->is_number() ? at->get<double>() : kNone;
+}
+
+// A member, or null where there is none; files that others wrote may hold anything anywhere.
+const Json& member(const Json& object, const char* key) {
+  static const Json none;
+  const auto at = object.is_object() ? object.find(key) : object.end();
+  return at != object.end() ? *at : none;
+}
+
+std::string text_of(const Json& object, const char* key) {
+  const Json& value = member(object, key);
+  return value.is_string() ? value.get<std::string>() : std::string();
+}
+
+template <class T>
+T integer_of(const Json& object, const char* key) {
+  const Json& value = member(object, key);
+  return value.is_number_integer() ? value.get<T>() : T{0};
 }
 
 // Held by a trainer? Asked of the kernel, because taking the lock could stop one from starting.
@@ -38,14 +58,15 @@ bool is_locked(const std::filesystem::path& lock) {
 Json read_info(const std::filesystem::path& path) {
   std::ifstream in(path);
   if (!in) return {};
-  Json info = Json::parse(in, nullptr, false);
+  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  Json info = parse_json<Json>(text);
   return info.is_object() ? info : Json{};
 }
 
 void add_row(RunRecord& run, const Json& row) {
   const auto step = row.at("step").get<std::int64_t>();
   if (row.contains("module")) {
-    run.telemetry[{row.value("module", ""), row.value("role", "")}].push_back(
+    run.telemetry[{text_of(row, "module"), text_of(row, "role")}].push_back(
         {step, number(row, "absmax"), number(row, "clipped"), number(row, "flushed"),
          number(row, "sqnr_db")});
   } else if (row.contains("val_loss")) {
@@ -79,21 +100,27 @@ void add_row(RunRecord& run, const Json& row) {
   }
 }
 
+void add_sample(RunRecord& run, const Json& row) {
+  const Json& ended = member(row, "ended");
+  run.samples.push_back({row.at("step").get<std::int64_t>(), text_of(row, "prompt"),
+                         text_of(row, "text"), ended.is_boolean() && ended.get<bool>()});
+}
+
 // A last line without its end is one being written, no damage.
-void read_metrics(RunRecord& run, const std::filesystem::path& path) {
-  std::ifstream in(path);
+void read_rows(RunRecord& run, const char* name, void (*add)(RunRecord&, const Json&)) {
+  std::ifstream in(run.path / name);
   std::int64_t number = 0;
   for (std::string line; std::getline(in, line);) {
     ++number;
     if (in.eof()) break;
     if (line.empty()) continue;
-    const Json row = Json::parse(line, nullptr, false);
+    const Json row = parse_json<Json>(line);
     const auto step = row.is_object() ? row.find("step") : row.end();
     if (!row.is_object() || step == row.end() || !step->is_number_integer()) {
-      run.problems.push_back(fmt::format("metrics.jsonl line {} is damaged and left out", number));
+      run.problems.push_back(fmt::format("{} line {} is damaged and left out", name, number));
       continue;
     }
-    add_row(run, row);
+    add(run, row);
   }
 }
 
@@ -163,19 +190,20 @@ RunRecord read_run(const std::filesystem::path& path) {
   if (const auto sessions = info.find("sessions");
       sessions != info.end() && sessions->is_array() && !sessions->empty()) {
     const Json& last = sessions->back();
-    if (const auto config = last.find("config"); config != last.end() && config->is_object())
-      run.config = *config;
-    run.data_hash = last.value("data_hash", "");
-    run.started = sessions->front().value("start_time", "");
-    if (const auto build = last.find("build"); build != last.end() && build->is_object())
-      run.commit = build->value("commit", "");
-  } else {
+    if (const Json& config = member(last, "config"); config.is_object()) run.config = config;
+    run.data_hash = text_of(last, "data_hash");
+    run.started = text_of(sessions->front(), "start_time");
+    run.commit = text_of(member(last, "build"), "commit");
+  }
+  if (!run.config.is_object()) {
+    run.config = Json::object();
     run.problems.push_back("run.json is missing or damaged: the configuration is unknown");
   }
-  const Json trainer = run.config.value("trainer", Json::object());
-  run.steps = trainer.value("steps", std::int64_t{0});
-  run.seed = trainer.value("seed", std::uint64_t{0});
-  read_metrics(run, path / "metrics.jsonl");
+  const Json& trainer = member(run.config, "trainer");
+  run.steps = integer_of<std::int64_t>(trainer, "steps");
+  run.seed = integer_of<std::uint64_t>(trainer, "seed");
+  read_rows(run, "metrics.jsonl", add_row);
+  read_rows(run, "samples.jsonl", add_sample);
   run.status = status_of(run);
   return run;
 }

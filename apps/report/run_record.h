@@ -28,6 +28,11 @@ struct TelemetryRow {
   std::int64_t step = 0;
   double absmax = 0, clipped = 0, flushed = 0, sqnr = 0;
 };
+struct SampleRow {
+  std::int64_t step = 0;
+  std::string prompt, text;
+  bool ended = false;  // by the end of the text
+};
 
 enum class Status { Finished, Running, Stopped, Failed, Empty };
 
@@ -42,6 +47,7 @@ struct RunRecord {
   std::vector<TrainRow> train;
   std::vector<ValidationRow> validation;
   std::map<std::pair<std::string, std::string>, std::vector<TelemetryRow>> telemetry;
+  std::vector<SampleRow> samples;     // in the order of the file
   std::vector<std::string> problems;  // damaged lines, left out
 
   std::int64_t last_step() const;

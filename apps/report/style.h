@@ -38,6 +38,7 @@ figure{margin:0}figcaption{font-weight:600}
 .axis-input:focus-visible~.axes{outline:2px solid var(--c0);outline-offset:2px}
 @media(max-width:560px){body{padding:.8rem}.chart .tick,.chart .axis,.chart .none,.chart .readout{font-size:19px}}
 summary{cursor:pointer;padding:.2rem 0}
+.sample{margin:.3rem 0 .8rem;padding:.4rem .8rem;border-left:3px solid var(--line);max-width:75ch;white-space:pre-wrap;overflow-wrap:anywhere}
 @media print{body{max-width:none;font-size:11px;padding:0}.axes{display:none}figure,tr{break-inside:avoid}
 .scroll{overflow:visible}.charts{grid-template-columns:1fr 1fr}}
 )css";

@@ -42,14 +42,18 @@ std::string summary_table(const std::vector<RunRecord>& runs) {
     const TrainRow last = r.train.empty() ? TrainRow{.loss = NAN} : r.train.back();
     const double bits = r.validation.empty() ? NAN : r.validation.back().bits;
     const bool bad = r.status == Status::Failed;
+    const auto named = r.config.find("recipe");
+    const std::string recipe = named != r.config.end() && named->is_string()
+                                   ? named->get<std::string>()
+                                   : std::string("–");
     out += fmt::format(
         "<tr><td>{}{}</td><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>"
         "<td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td "
         "class=\"n\">{}</td>"
         "<td class=\"n\">{}</td><td{}>{}</td></tr>",
-        swatch(i), escape(r.name), escape(r.config.value("recipe", "–")), r.seed,
-        fixed(r.final_loss(), 4), fixed(bits, 4), fixed(last.loss, 4), short_number(last.tokens),
-        short_number(r.median_speed()), duration(last.seconds),
+        swatch(i), escape(r.name), escape(recipe), r.seed, fixed(r.final_loss(), 4), fixed(bits, 4),
+        fixed(last.loss, 4), short_number(last.tokens), short_number(r.median_speed()),
+        duration(last.seconds),
         std::isfinite(r.peak_memory()) ? fmt::format("{:.2f} GiB", r.peak_memory() / (1 << 30))
                                        : "–",
         bad ? " class=\"bad\"" : "", escape(r.status_text()));
