@@ -8,15 +8,15 @@
 #include <vector>
 
 #include "apps/cli/memory_fit.h"
-#include "apps/cli/sampler.h"
 #include "apps/cli/text_layout.h"
-#include "apps/cli/utf8_stream.h"
+#include "apps/train/sampler.h"
+#include "apps/train/utf8_stream.h"
 #include "tensor/check.h"
 #include "tensor/storage.h"
 
-using nibble::cli::sample;
-using nibble::cli::SamplingOptions;
-using nibble::cli::Utf8Stream;
+using nibble::train::sample;
+using nibble::train::SamplingOptions;
+using nibble::train::Utf8Stream;
 
 namespace {
 

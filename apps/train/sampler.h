@@ -4,10 +4,10 @@
 #include <cstdint>
 #include <span>
 
-namespace nibble::cli {
+namespace nibble::train {
 
 struct SamplingOptions {
-  double temperature = 1;  // above 0
+  double temperature = 1;  // 0: greedy
   std::int64_t top_k = 0;  // only the k likeliest tokens; 0: all
   double top_p = 1;        // only the likeliest tokens that together reach p, the last one included
   bool greedy = false;     // the likeliest token, the lowest id among equals
@@ -19,4 +19,4 @@ struct SamplingOptions {
 std::int32_t sample(std::span<const float> logits, const SamplingOptions& options,
                     std::uint64_t index);
 
-}  // namespace nibble::cli
+}  // namespace nibble::train

@@ -1,4 +1,4 @@
-#include "apps/cli/sampler.h"
+#include "apps/train/sampler.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 #include "tensor/check.h"
 #include "tensor/rng.h"
 
-namespace nibble::cli {
+namespace nibble::train {
 
 std::int32_t sample(std::span<const float> logits, const SamplingOptions& options,
                     std::uint64_t index) {
@@ -22,7 +22,7 @@ std::int32_t sample(std::span<const float> logits, const SamplingOptions& option
   std::sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
     return logit(a) != logit(b) ? logit(a) > logit(b) : a < b;
   });
-  if (options.greedy) return order.front();
+  if (options.greedy || options.temperature == 0) return order.front();
   if (options.top_k > 0 && options.top_k < static_cast<std::int64_t>(order.size()))
     order.resize(static_cast<std::size_t>(options.top_k));
 
@@ -48,4 +48,4 @@ std::int32_t sample(std::span<const float> logits, const SamplingOptions& option
                                      order.size() - 1)];
 }
 
-}  // namespace nibble::cli
+}  // namespace nibble::train

@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-namespace nibble::cli {
+namespace nibble::train {
 
 class Utf8Stream {
  public:
@@ -18,4 +18,4 @@ class Utf8Stream {
   std::string pending_;
 };
 
-}  // namespace nibble::cli
+}  // namespace nibble::train

@@ -1,8 +1,8 @@
-#include "apps/cli/utf8_stream.h"
+#include "apps/train/utf8_stream.h"
 
 #include "data/utf8.h"
 
-namespace nibble::cli {
+namespace nibble::train {
 namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
@@ -43,4 +43,4 @@ std::string Utf8Stream::finish() {
   return out;
 }
 
-}  // namespace nibble::cli
+}  // namespace nibble::train
