@@ -53,7 +53,7 @@ class Commands(Case):
                 ("--init excludes --resume|--resume excludes --init",
                  ["train", "--output", "x", "--resume", "--init", "y"]),
                 ("--split: test not in", ["eval", "--checkpoint", "x", "--split", "test"]),
-                ("--temperature: .* not in range", ["generate", "--checkpoint", "x", "--temperature", "0"])):
+                ("--temperature: .* not in range", ["generate", "--checkpoint", "x", "--temperature", "-1"])):
             with self.subTest(arguments=arguments):
                 self.fails(pattern, *arguments, code=2)
 
@@ -134,6 +134,9 @@ class Commands(Case):
         self.ok("train", "--config", config, "--output", run)
         self.assertRegex(self.ok("eval", "--checkpoint", run), r"perplexity \d+\.\d+ \(399 tokens, 0 bytes\)")
         self.fails("imported without their tokenizer", "generate", "--checkpoint", run)
+        self.fails("train: samples.prompts: .* was imported without its tokenizer", "train", "--config", config, "--set",
+                   'samples.prompts=[""]', "--output", self.folder / "nano_samples")
+        self.assertFalse((self.folder / "nano_samples").exists())
         # Nibble's shards are llm.c's.
         self.ok("tokenize", "--import-shards", "llm.c", "--input", self.tokens / "train_000000.bin", "--val-input",
                 self.tokens / "val_000000.bin", "--tokenizer-from", self.tokens, "--output", self.folder / "llmc")
@@ -277,7 +280,37 @@ class Commands(Case):
         greedy = self.ok(*command, "--greedy")
         self.assertEqual(greedy, self.ok(*command, "--greedy", "--seed", 2))
         self.assertEqual(greedy, self.ok(*command, "--top-k", 1))
+        self.assertEqual(greedy, self.ok(*command, "--temperature", 0))
+        self.assertEqual(greedy, self.ok(*command, "--temperature", 0, "--no-cache", "--threads", 1))
         self.assertEqual(self.ok("generate", "--checkpoint", self.run_folder, "--tokens", 0), "\n")
+
+    def test_generate_under_another_recipe(self):
+        command = ["generate", "--checkpoint", self.run_folder, "--prompt", "It is", "--tokens", 20, "--greedy"]
+        for recipe in ("int8", "int8,weights=int8", "w8a8g8", "fp8_rowwise"):
+            text = self.ok(*command, "--recipe", recipe)
+            self.assertTrue(text.startswith("It is"))
+            self.assertEqual(text, self.ok(*command, "--recipe", recipe))
+        self.fails('recipe: .*"int9"|recipe: .*int9', *command, "--recipe", "int9")
+        for option in ("--recipe", "--no-cache", "0: greedy"):
+            self.assertIn(option, self.ok("generate", "--help"))
+
+    def test_samples(self):
+        self.train("samples", "--set", 'samples.prompts=["It was",""]', "--set", "samples.tokens=8", "--set",
+                   "samples.every=4", "--set", "samples.temperature=0.5")
+        rows = [json.loads(line) for line in (self.folder / "samples/samples.jsonl").read_bytes().splitlines()]
+        self.assertEqual([(row["step"], row["prompt"]) for row in rows],
+                         [(4, "It was"), (4, ""), (6, "It was"), (6, "")])
+        # The last one is what generate draws.
+        text = self.ok("generate", "--checkpoint", self.folder / "samples", "--prompt", "It was", "--tokens", 8,
+                       "--temperature", 0.5)
+        self.assertEqual(text, "It was" + rows[2]["text"] + "\n")
+        # They may change on the way.
+        self.ok("train", "--output", self.folder / "samples", "--resume", "--set", "samples.prompts=[]", "--set",
+                "trainer.steps=7")
+        self.assertEqual(len((self.folder / "samples/samples.jsonl").read_bytes().splitlines()), 4)
+        html = self.folder / "samples.html"
+        self.ok("report", self.folder / "samples", "--output", html)
+        self.assertIn("<h2>Samples</h2>", html.read_text())
 
     def test_generate_ends_with_the_text(self):
         # One byte a document: after it comes the end.

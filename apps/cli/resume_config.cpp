@@ -7,6 +7,7 @@
 #include "apps/run/append_file.h"
 #include "apps/train/checkpoints.h"
 #include "apps/train/trainer.h"
+#include "tensor/json_text.h"
 
 namespace nibble::cli {
 namespace {
@@ -14,7 +15,7 @@ namespace {
 // data.path too: the trainer holds the data itself to its hash. Checkpointed blocks give the same
 // bits, so a run that met the end of its memory can go on with them. The trainer tells of another
 // table of plans.
-constexpr std::array<std::string_view, 10> kFree{"data.path",
+constexpr std::array<std::string_view, 16> kFree{"data.path",
                                                  "model.checkpoint_blocks",
                                                  "trainer.steps",
                                                  "tune",
@@ -23,7 +24,13 @@ constexpr std::array<std::string_view, 10> kFree{"data.path",
                                                  "trainer.checkpoint_every",
                                                  "trainer.keep",
                                                  "trainer.log_every",
-                                                 "trainer.telemetry_every"};
+                                                 "trainer.telemetry_every",
+                                                 "samples.prompts",
+                                                 "samples.every",
+                                                 "samples.tokens",
+                                                 "samples.temperature",
+                                                 "samples.top_k",
+                                                 "samples.top_p"};
 
 // Both are resolved: structs of one type have the same keys, only components may differ in them.
 void check_same(const Json& given, const Json& recorded, const std::string& path) {
@@ -45,8 +52,7 @@ Json recorded_config(const std::filesystem::path& output) {
     return train::write_config(train::config_of(newest.state()));
   }
   // Killed before its first checkpoint, a run begins again as it was begun.
-  const Json info =
-      Json::parse(run::read_whole_file(output / "run.json", "resume"), nullptr, false);
+  const Json info = parse_json<Json>(run::read_whole_file(output / "run.json", "resume"));
   NIBBLE_CHECK(info.is_object() && info.contains("sessions") && !info["sessions"].empty(), "resume",
                "{} holds no run that could go on", output.string());
   return train::write_config(train::read_config(info["sessions"].back()["config"]));

@@ -10,4 +10,5 @@
     checkpoint_every: 200,
     log_every: 20,
   },
+  samples: { prompts: ['It is a truth universally acknowledged'], every: 200, tokens: 200 },
 }

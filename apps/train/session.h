@@ -16,6 +16,7 @@
 #include "apps/train/checkpoints.h"
 #include "apps/train/evaluate.h"
 #include "apps/train/plan_table.h"
+#include "apps/train/samples.h"
 #include "apps/train/trainer.h"
 #include "autograd/context.h"
 #include "autograd/telemetry.h"
@@ -25,6 +26,10 @@
 #include "tensor/recorded_work.h"
 
 namespace nibble::train {
+
+// The tokenizer that samples are drawn with, null when there are none. Throws Error("train") for a
+// dataset whose tokens have no text.
+std::unique_ptr<Tokenizer> sample_tokenizer(const TrainConfig& config);
 
 class Session {
  public:
@@ -48,16 +53,22 @@ class Session {
   void handle_not_finite(std::int64_t position, double loss, double norm);
   void save();
   void evaluate_now();
+  void sample_now();  // samples.cpp
   void log(const StepResult& result, double seconds);
   void log_telemetry();
   Json state() const;
   NamedTensors tensors() const;
   bool due(std::int64_t every) const { return every > 0 && step_ % every == 0; }
+  bool sample_due() const {
+    const std::int64_t every = config_.samples.every;
+    return due(every > 0 ? every : config_.trainer.eval_every);
+  }
 
   TrainOptions options_;
   const TrainConfig& config_;
   UsedPlans plans_;
   Dataset dataset_;
+  std::unique_ptr<Tokenizer> tokenizer_;  // null when no samples are drawn
   std::unique_ptr<LanguageModel> model_;
   std::unique_ptr<Optimizer> optimizer_;
   std::vector<Parameter*> parameters_;
@@ -67,6 +78,7 @@ class Session {
   std::unique_ptr<TokenLoader> loader_;
   std::unique_ptr<run::MetricsWriter> metrics_;
   std::unique_ptr<run::EventWriter> events_;
+  std::unique_ptr<SampleLog> samples_;
   run::ProgressLine progress_;
   StepState state_;
   BatchStage batches_;

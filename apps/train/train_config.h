@@ -54,6 +54,16 @@ struct TrainerConfig {
   std::int64_t log_every = 10, telemetry_every = 0;  // 0: never
 };
 
+// Texts drawn while training, for people to read; the run's bits are the same without them.
+struct SamplesConfig {
+  std::vector<std::string> prompts;  // one text each; "" begins a document; none: no samples
+  std::int64_t every = 0;            // steps; 0: with each evaluation. The last step always.
+  std::int64_t tokens = 100;         // at most
+  double temperature = 1;            // 0: greedy
+  std::int64_t top_k = 0;            // 0: all
+  double top_p = 1;
+};
+
 struct TrainConfig {
   ModelConfig model;
   DataConfig data;
@@ -61,6 +71,7 @@ struct TrainConfig {
   config::Component optimizer{.type = "adamw"};
   TrainerConfig trainer;
   std::filesystem::path tune;  // a table of plans (plan_table.h); "": none
+  SamplesConfig samples;
 };
 
 template <class V>
@@ -118,6 +129,16 @@ void visit(V& v, TrainerConfig& c) {
 }
 
 template <class V>
+void visit(V& v, SamplesConfig& c) {
+  v("prompts", c.prompts);
+  v("every", c.every, config::at_least(0));
+  v("tokens", c.tokens, config::at_least(1));
+  v("temperature", c.temperature, config::between(0.0, 1000.0));
+  v("top_k", c.top_k, config::at_least(0));
+  v("top_p", c.top_p, config::between(0.0, 1.0));
+}
+
+template <class V>
 void visit(V& v, TrainConfig& c) {
   v("model", c.model);
   v.required("data", c.data);
@@ -125,6 +146,7 @@ void visit(V& v, TrainConfig& c) {
   v("optimizer", c.optimizer);
   v("trainer", c.trainer);
   v("tune", c.tune);
+  v("samples", c.samples);
 }
 
 // Reads and checks everything that needs no data: recipe and optimizer words, sizes, the schedule.

@@ -60,6 +60,7 @@ Session::Session(const TrainOptions& options)
       config_(options_.config),
       plans_(checked_plans(options_)),
       dataset_(read_dataset(config_.data.path)),
+      tokenizer_(sample_tokenizer(config_)),
       model_(checked_model(config_, dataset_, options.device)),
       optimizer_(build_optimizer(config_, *model_)),
       parameters_(parameters(*model_)),
@@ -86,12 +87,14 @@ Session::Session(const TrainOptions& options)
     start_from(options_.init);
   run::truncate_metrics_after(folder_.metrics(), step_);
   run::truncate_events_after(folder_.events(), step_);
+  run::truncate_metrics_after(folder_.path() / kSamplesFile, step_);
   run::RunInfo info = run::describe_run(write_config(config_), options_.command,
                                         fmt::format("{:016x}", content_hash(dataset_)));
   info.plan_hash = plans_.hash;
   run::record_session(folder_.info(), info);
   metrics_ = std::make_unique<run::MetricsWriter>(folder_.metrics());
   events_ = std::make_unique<run::EventWriter>(folder_.events());
+  if (tokenizer_) samples_ = std::make_unique<SampleLog>(folder_.path() / kSamplesFile, step_);
   if (step_ == 0)
     events_->text(0, "config", fmt::format("```json\n{}\n```", write_config(config_).dump(2)));
 }
@@ -355,6 +358,7 @@ Outcome Session::run() {
     log(result, seconds_since(begin));
     if (!telemetry_.empty()) log_telemetry();
     if (due(t.eval_every) && step_ != t.steps) evaluate_now();
+    if (sample_due() && step_ != t.steps) sample_now();
     if (due(t.checkpoint_every)) save();
     const bool late = options_.max_minutes > 0 && seconds_since(begin_) > 60 * options_.max_minutes;
     if ((late || stop_.requested()) && step_ < t.steps) {
@@ -366,6 +370,7 @@ Outcome Session::run() {
   }
   save();
   evaluate_now();
+  sample_now();
   return Outcome::Finished;
 }
 
