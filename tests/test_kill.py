@@ -3,9 +3,9 @@
 
 20 runs are killed: 12 at seeded random instants, 8 inside the writing of a checkpoint, at the fault
 points before a write, an fsync and the rename. Each is resumed to its end and its last checkpoint
-compared with that of an undisturbed run; so are undisturbed runs at 1, 2 and 4 threads. On a GPU there are 5 kills of
-runs that replay a graph, undisturbed runs with and without one end alike, and a checkpoint that moves from one device
-to the other goes on with a warning.
+and its samples compared with those of an undisturbed run; so are undisturbed runs at 1, 2 and 4 threads. On a GPU there
+are 5 kills of runs that replay a graph, undisturbed runs with and without one end alike, and a checkpoint that moves
+from one device to the other goes on with a warning.
 """
 import json
 import os
@@ -29,7 +29,8 @@ if ON_GPU:
     FAULTS = ["write:90", "rename:4"]
 SETTINGS = ["--set", "model.layers=1", "--set", "model.width=32", "--set", "model.context=48",
             "--set", "trainer.steps=40", "--set", "trainer.checkpoint_every=3", "--set", "trainer.batch=4",
-            "--set", "trainer.eval_every=20", "--set", "trainer.accumulation=2"]
+            "--set", "trainer.eval_every=20", "--set", "trainer.accumulation=2",
+            "--set", 'samples.prompts=["It is",""]', "--set", "samples.every=4", "--set", "samples.tokens=8"]
 
 
 class Failure(Exception):
@@ -118,10 +119,13 @@ def main():
         finish(begin(data, folder / "undisturbed"))
         duration = time.monotonic() - started
         expected = last_checkpoint(folder / "undisturbed")
+        samples = (folder / "undisturbed/samples.jsonl").read_bytes()
 
         def same_end(output):
             if last_checkpoint(output) != expected:
                 raise Failure("the last checkpoint differs from that of a run never killed")
+            if (output / "samples.jsonl").read_bytes() != samples:
+                raise Failure("the samples differ from those of a run never killed")
 
         for threads in (1, 2, 4):
             def at_threads(output=folder / f"threads-{threads}", n=threads):
