@@ -128,18 +128,20 @@ TEST_CASE("report: a run is read as far as it is whole") {
 
 TEST_CASE("report: a run whose files hold anything anywhere") {
   const test::TempDir dir;
-  write_run(dir / "a", "int8", 1, 2.8, 1,
-            R"({"step":9223372036854775807,"loss":1e308,"tokens":[],"tokens_per_second":-1})"
-            "\n"
-            R"({"step":2,"module":5,"role":[],"absmax":1e308})"
-            "\n"
-            R"({"step":3,"module":"m","role":"r","absmax":-1e308,"sqnr_db":-1e308})"
-            "\n"
-            R"({"step":-4,"loss":-1e308,"lr":1e-320})"
-            "\n"
-            R"({"step":4,"val_loss":"x","val_strata":[1]})"
-            "\n" +
-                std::string(1 << 20, '[') + "\n");
+  write_run(
+      dir / "a", "int8", 1, 2.8,
+      {.steps = 1,
+       .extra = R"({"step":9223372036854775807,"loss":1e308,"tokens":[],"tokens_per_second":-1})"
+                "\n"
+                R"({"step":2,"module":5,"role":[],"absmax":1e308})"
+                "\n"
+                R"({"step":3,"module":"m","role":"r","absmax":-1e308,"sqnr_db":-1e308})"
+                "\n"
+                R"({"step":-4,"loss":-1e308,"lr":1e-320})"
+                "\n"
+                R"({"step":4,"val_loss":"x","val_strata":[1]})"
+                "\n" +
+                std::string(1 << 20, '[') + "\n"});
   for (const char* info :
        {"", "5", "[]", R"({"sessions":5})", R"({"sessions":[5]})",
         R"({"sessions":[{"config":[1]}]})",
