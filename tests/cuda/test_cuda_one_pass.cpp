@@ -39,7 +39,8 @@ TEST_CASE("cuda one pass: which specs have runs") {
   };
   CHECK(columns("int8:group128", 512, 72));
   CHECK(columns("int8:group256:sr", 272, 768));
-  CHECK_FALSE(columns("int8:group256", 128, 768));  // a shorter tile
+  CHECK(columns("int8:group256", 128, 768));        // one tile of 128, which has runs
+  CHECK_FALSE(columns("int8:group256", 144, 768));  // one tile of 144
   CHECK_FALSE(columns("int8:group64", 512, 72));
   CHECK_FALSE(columns("int8:group128", 520, 72));
   CHECK_FALSE(columns("int8:row", 512, 72));
@@ -84,8 +85,13 @@ GPU_TEST("cuda one pass: runs along rows") {
 GPU_TEST("cuda one pass: runs along columns, codes of the transpose") {
   for (const DType dtype : {DType::F32, DType::BF16})
     for (const Numbers kind : kNumbers)
-      for (const auto& [rows, cols] :
-           {std::pair{256, 8}, {384, 64}, {256, 72}, {272, 768}, {640, 136}, {1024, 200}})
+      for (const auto& [rows, cols] : {std::pair{256, 8},
+                                       {128, 72},
+                                       {384, 64},
+                                       {256, 72},
+                                       {272, 768},
+                                       {640, 136},
+                                       {1024, 200}})
         for (const char* tile : {"group128", "group256"})
           for (const char* format : {"int8", "int3", "uint8"})
             for (const char* options : kOptions) {
