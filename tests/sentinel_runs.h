@@ -76,13 +76,17 @@ inline Results quantizer(const QuantSpec& spec, Device device) {
   return out;
 }
 
-// Two steps of a small GPT-2 with dropout, encoded moments and clipping.
-inline Results training(const std::string& recipe, DType compute, Device device) {
+inline Gpt2Config small_model(DType compute) {
   Gpt2Config c;
   c.vocab = 150, c.context = 32, c.layers = 2, c.heads = 2, c.width = 128, c.compute = compute;
   c.vocab_chunk = 64;
   c.embedding_dropout = c.attention_dropout = c.residual_dropout = 0.1;
-  Gpt2 model(c, recipes::parse(recipe), 42, device);
+  return c;
+}
+
+// Two steps of a small GPT-2 with dropout, encoded moments and clipping.
+inline Results training(const std::string& recipe, DType compute, Device device) {
+  Gpt2 model(small_model(compute), recipes::parse(recipe), 42, device);
   AdamOptions options;
   options.m.codec = find_codec("dyn8:group256");
   options.v.codec = find_codec("dynu8:group256");
