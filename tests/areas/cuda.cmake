@@ -4,7 +4,7 @@ if(NIBBLE_HAS_CUDA)
     SOURCES
       cuda/test_cuda_attention.cpp cuda/test_cuda_compare.cpp cuda/test_cuda_copy.cpp
       cuda/test_cuda_elementwise.cpp cuda/test_cuda_fp8.cpp cuda/test_cuda_graph.cpp
-      cuda/test_cuda_index.cpp cuda/test_cuda_int_gemm.cpp cuda/test_cuda_long.cpp
+      cuda/test_cuda_index.cpp cuda/test_cuda_int_gemm.cpp
       cuda/test_cuda_loss.cpp cuda/test_cuda_matmul.cpp cuda/test_cuda_memory.cpp
       cuda/test_cuda_model.cpp cuda/test_cuda_norm.cpp cuda/test_cuda_one_pass.cpp
       cuda/test_cuda_op_table.cpp cuda/test_cuda_optim.cpp cuda/test_cuda_plans.cpp
@@ -12,6 +12,7 @@ if(NIBBLE_HAS_CUDA)
       cuda/test_cuda_reduce.cpp cuda/test_cuda_sentinels.cpp cuda/test_cuda_softmax.cpp
       op_support.cpp op_support_matrix.cpp op_table.cpp op_table_nn.cpp op_table_shapes.cpp
     LINK nibble::compare nibble::models nibble::optim)
+  nibble_test(cuda_long SOURCES cuda/test_cuda_long.cpp LINK nibble::optim)
   add_test(NAME cuda_kill
     COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/test_kill.py $<TARGET_FILE:nibble> cuda)
 endif()
