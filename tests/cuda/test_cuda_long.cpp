@@ -155,28 +155,28 @@ GPU_TEST("cuda long: moments and updates of AdamW and SGD, weights rounded to bf
     const auto same = [](const Tensor& cpu, const Tensor& gpu) { check_bits(cpu, gpu); };
     for (const DType dtype : {DType::F32, DType::BF16})
       in_lockstep(
-          {w, m, v, gradient.to(dtype)},
+          {w, m, v, gradient.to(dtype), Tensor::from(std::vector{1.5f, 2.5f}, {2})},
           [&](const std::vector<Tensor>& x) {
-            const AdamScalars s{.lr = 3e-4f,
-                                .beta1 = 0.9f,
-                                .beta2 = 0.95f,
-                                .epsilon = 1e-8f,
-                                .clip = 0.7f,
-                                .decay = 0.99997f,
-                                .correction1 = 1.5f,
-                                .correction2 = 2.5f};
             Tensor weight = x[0].clone(), first = x[1].clone(), second = x[2].clone();
-            NIBBLE_DISPATCH(weight.device(), adam(weight, first, second, x[3], s));
+            StepState state(weight.device());
+            state.begin(i, 3e-4);
+            state.set_clip(0.7);
+            NIBBLE_DISPATCH(weight.device(),
+                            adam(weight, first, second, x[3], AdamRule{0.9f, 0.95f, 1e-8f},
+                                 GroupRule{1, 0.1}, state.scalars(), x[4]));
             return std::vector<Tensor>{weight, first, second};
           },
           same);
     in_lockstep(
         {w, m, gradient},
         [&](const std::vector<Tensor>& x) {
-          const SgdScalars s{
-              .lr = 3e-2f, .momentum = 0.9f, .clip = 0.7f, .decay = 0.997f, .nesterov = true};
           Tensor weight = x[0].clone(), first = x[1].clone();
-          NIBBLE_DISPATCH(weight.device(), sgd(weight, first, x[2], s));
+          StepState state(weight.device());
+          state.begin(i, 3e-2);
+          state.set_clip(0.7);
+          NIBBLE_DISPATCH(weight.device(),
+                          sgd(weight, first, x[2], SgdRule{.momentum = 0.9f, .nesterov = true},
+                              GroupRule{1, 0.1}, state.scalars()));
           return std::vector<Tensor>{weight, first};
         },
         same);
