@@ -37,6 +37,59 @@ std::vector<Tensor> products() {
 
 }  // namespace
 
+// Needs no GPU.
+TEST_CASE("cuda plans: the candidates of an int8 product follow from its layout") {
+  const auto texts = [](const cuda::IntProductKey& key) {
+    std::string all;
+    for (const cuda::IntPlan& plan : cuda::int_candidates(key))
+      all += (all.empty() ? "" : ", ") + to_text(plan);
+    return all;
+  };
+  const cuda::IntProductKey whole{.m = 4096, .n = 768, .k = 3072, .block = 3072};
+  CHECK(texts(whole) ==
+        "wgmma, wgmma segment=1024, wgmma segment=2048, tiles large, tiles small, library");
+  CHECK(texts({.m = 16, .n = 768, .k = 512, .block = 512}) == "wgmma, tiles large, tiles small");
+  CHECK(texts({.m = 64, .n = 48, .k = 512, .block = 128}) == "wgmma, tiles large, tiles small");
+  CHECK(texts({.m = 64, .n = 48, .k = 512, .block = 64}) == "tiles, tiles large, tiles small");
+  CHECK(texts({.m = 64, .n = 48, .k = 512, .block = 512, .zero_points = true}) == "general");
+  CHECK(cuda::int_key(whole) == "int [4096, 768, 3072] by 3072 a i8/1 b i8/1 c f32");
+  CHECK(cuda::int_key({.m = 64,
+                       .n = 48,
+                       .k = 512,
+                       .block = 128,
+                       .b = DType::U4x2,
+                       .c = DType::BF16,
+                       .accumulate = true,
+                       .bias = true,
+                       .a_columns = 4,
+                       .b_columns = 4,
+                       .b_tile_rows = 32}) ==
+        "int [64, 48, 512] by 128 a i8/1/blocks b u4x2/32/blocks c bf16 added bias");
+}
+
+TEST_CASE("cuda plans: a library product's key tells all that a plan depends on") {
+  cuda::LtProduct p;
+  p.m = 8, p.n = 16, p.k = 32;
+  p.a = {DType::E4M3, false, 32, 0, 16};
+  p.b = {DType::E5M2, true, 32, 0, 16};
+  p.c = {DType::BF16, false, 16, 0, 16};
+  const std::string key = cuda::lt_key(p);
+  CHECK(key == "lt 1x[8, 16, 32] a e4m3/32/0/16 b e5m2t/32/0/16 c bf16/16/0/16");
+  const auto changed = [&](auto change) {
+    cuda::LtProduct other = p;
+    change(other);
+    return cuda::lt_key(other);
+  };
+  CHECK(changed([](auto& x) { x.fast = true; }) == key + " fast");
+  CHECK(changed([](auto& x) { x.accumulate = true; }) == key + " added");
+  CHECK(changed([](auto& x) { x.bias_alignment = 16; }) == key + " bias/16");
+  CHECK(changed([](auto& x) { x.scaling = cuda::LtScaling::Rows; }) == key + " row-scaled");
+  CHECK(changed([](auto& x) { x.scaling = cuda::LtScaling::Tensor; }) == key + " tensor-scaled");
+  CHECK(changed([](auto& x) { x.batch = 2; }) != key);
+  CHECK(changed([](auto& x) { x.b.alignment = 8; }) != key);
+  CHECK(changed([](auto& x) { x.c.stride = 24; }) != key);
+}
+
 GPU_TEST("cuda plans: every plan measured serves, and integers keep their bits") {
   const NoPlans guard;
   const std::vector<Tensor> untuned = products();
