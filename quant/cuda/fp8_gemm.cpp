@@ -29,12 +29,12 @@ bool is_result(const Tensor& c) {
          alignment_of(c.raw(), bytes_of(c.dtype(), stride)) == 16;
 }
 
-// c (+)= codes [begin, end) of a's and b's rows; scaled by `scales` and with `bias` where given.
-// False, with nothing done, when the library has no algorithm.
 struct Scaled {
   LtScaling scaling = LtScaling::None;
   Tensor a, b;
 };
+// c (+)= codes [begin, end) of a's and b's rows; scaled by `scales` and with `bias` where given.
+// False, with nothing done, when the library has no algorithm.
 bool multiply(Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_t begin,
               std::int64_t end, const Scaled& scales, const Tensor& bias, bool accumulate,
               Accumulation accumulation) {
@@ -91,17 +91,19 @@ CodeOperand rows_from(const CodeOperand& x, std::int64_t begin, std::int64_t end
   return part;
 }
 
-// Rows of c whose sums go through scratch memory at once: whole tiles of a's scales.
+// Rows of c whose sums go through scratch memory at once: about equal slabs, so that none is small,
+// of whole tiles of a's scales.
 std::int64_t slab_rows(const CodeOperand& a, std::int64_t n) {
-  const std::int64_t rows = std::max<std::int64_t>(kMaxSums / n, 1);
-  if (rows >= rows_of(a) || a.tile_rows >= rows_of(a)) return rows;
-  return (rows + a.tile_rows - 1) / a.tile_rows * a.tile_rows;
+  const std::int64_t m = rows_of(a), slabs = (m * n + kMaxSums - 1) / kMaxSums;
+  const std::int64_t rows = (m + slabs - 1) / slabs;
+  if (rows >= m || a.tile_rows >= m) return rows;
+  return std::min(m, (rows + a.tile_rows - 1) / a.tile_rows * a.tile_rows);
 }
 
 bool rescaled(Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_t block,
               const Tensor& bias, bool accumulate, Accumulation accumulation) {
   const std::int64_t m = rows_of(a), n = rows_of(b), k = a.codes.size(1);
-  const std::int64_t blocks = (k + block - 1) / block, slab = std::min(m, slab_rows(a, n));
+  const std::int64_t blocks = (k + block - 1) / block, slab = slab_rows(a, n);
   const Tensor scratch = Tensor::empty({slab, n}, DType::F32, c.device()),
                results = Tensor::empty({slab, n}, DType::F32, c.device());
   for (std::int64_t row = 0; row < m; row += slab) {

@@ -89,6 +89,14 @@ GPU_TEST("cuda fp8: adds to results, also to rows that lie apart") {
   }
 }
 
+GPU_TEST("cuda fp8: results beyond the scratch memory go by slabs of rows") {
+  const std::int64_t m = 2049, n = 65536, k = 32;  // 2 · 2^26 sums, and a row more
+  const QTensor a = encode(whole(m, k, 1), "e4m3:tile3x0:pow2"),
+                b = encode(whole(n, k, 2), "e4m3:row:pow2");
+  const MatmulOptions options{Mode::Real, DType::BF16, {}};
+  check_bits(matmul_nt(a, b, options), matmul_nt(to_gpu(a), to_gpu(b), options));
+}
+
 GPU_TEST("cuda fp8: any scales cost a few ulp") {
   for (const auto& [left, right] : kPairs) {
     const QTensor a = with_odd_scales(encode(whole(70, 256, 1), left + std::string(":pow2")), 5),
