@@ -74,7 +74,7 @@ GPU_TEST("cuda memory: a limit is kept, and told with what is in use") {
   const MemoryScope scope("activations");
   const std::int64_t before = memory_stats(kGpu).current;
   set_memory_limit(kGpu, before + (8 << 20));
-  const Tensor half = Tensor::empty({1 << 20}, DType::F32, kGpu);
+  const Tensor kept = Tensor::empty({1 << 20}, DType::F32, kGpu);
   const std::string message = error_of([] { Tensor::empty({(1 << 20) + 1}, DType::F32, kGpu); });
   set_memory_limit(kGpu, 0);
   CHECK(message.find("got 4.0 MiB asked for, expected at most the 4.0 MiB free of ") !=
