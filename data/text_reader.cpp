@@ -84,6 +84,9 @@ class JsonLinesReader final : public TextReader {
     } catch (const nlohmann::json::parse_error& error) {
       fail(kOp, "{} line {}: not JSON at byte {}; expected one object a line", path_, number_,
            error.byte);
+    } catch (const nlohmann::json::out_of_range&) {
+      fail(kOp, "{} line {}: got a number beyond what a double holds, expected one object a line",
+           path_, number_);
     }
     const auto text = object.is_object() ? object.find("text") : object.end();
     NIBBLE_CHECK(text != object.end() && text->is_string(), kOp,

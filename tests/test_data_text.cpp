@@ -128,6 +128,8 @@ TEST_CASE("data: a bad JSON line is named by its number") {
   CHECK(contains(error("[\"text\"]"), "bad.jsonl line 3: got no \"text\""));
   CHECK(contains(error("{\"text\": \"\", \"source\": 1}"), "line 3: got \"source\" as number"));
   CHECK(contains(error(std::string(1 << 20, '[')), "bad.jsonl line 3: not JSON"));
+  CHECK(contains(error("{\"text\": \"a\", \"n\": 1e330}"),
+                 "line 3: got a number beyond what a double"));
 }
 
 TEST_CASE("data: files without text are named") {
