@@ -1,6 +1,6 @@
 # One program a parser. With NIBBLE_FUZZ (clang) libFuzzer drives it; otherwise it replays its corpus as a test.
 option(NIBBLE_FUZZ "Build the fuzz targets for libFuzzer; needs clang and NIBBLE_SANITIZE=fuzzer-no-link,…" OFF)
-foreach(pair safetensors:nn checkpoint:cli tokenizer:data vocab:data text:data shards:data dataset:data config:train run:report hf:cli)
+foreach(pair safetensors:nn checkpoint:cli tokenizer:data vocab:data text:data shards:data dataset:data config:train jsonnet:train run:report hf:cli)
   string(REPLACE ":" ";" pair ${pair})
   list(GET pair 0 target)
   list(GET pair 1 library)
