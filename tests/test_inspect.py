@@ -135,7 +135,9 @@ class Inspect(Case):
                 ({"shape": [2 ** 62, 2 ** 62]}, "impossible", "impossible"), ({"shape": 3}, "", None),
                 ({"data_offsets": [8, 4]}, "truncated or corrupt", "ends before"),
                 ({"data_offsets": [-8, 4]}, "", None), ({"shape": [1]}, "bytes, expected", "its shape needs"),
-                ({"data_offsets": "x"}, "needs two data_offsets", "malformed")):
+                ({"data_offsets": "x"}, "needs two data_offsets", "malformed"),
+                ({"data_offsets": [0, 1e300]}, "expected an integer", "malformed"),
+                ({"shape": [2.5]}, "got 2.5, expected an integer", "malformed")):
             with self.subTest(change=change):
                 report = self.damaged(join(header | {first: header[first] | change}, body), pattern)
                 entry = next(t for t in report["tensors"] if t["name"] == first)

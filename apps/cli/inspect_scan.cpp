@@ -34,6 +34,14 @@ std::uint64_t bytes_each(const std::string& dtype) {
   return 0;
 }
 
+// nlohmann would cut a fraction, and convert 1e300 to whatever the processor makes of it.
+template <class T>
+T integer(const nlohmann::json& value) {
+  NIBBLE_CHECK(value.is_number_integer(), "inspect", "got {}, expected an integer",
+               value.type_name());
+  return value.get<T>();
+}
+
 FileScan::Entry read_entry(const std::string& name, const nlohmann::json& value,
                            std::uint64_t available) {
   FileScan::Entry e;
@@ -42,14 +50,14 @@ FileScan::Entry read_entry(const std::string& name, const nlohmann::json& value,
     e.dtype = value.at("dtype").get<std::string>();
     std::uint64_t count = 1;
     for (const nlohmann::json& extent : value.at("shape")) {
-      const auto d = extent.get<std::int64_t>();
+      const auto d = integer<std::int64_t>(extent);
       if (d < 0 || __builtin_mul_overflow(count, static_cast<std::uint64_t>(d), &count))
         e.fault = "an impossible shape";
       e.shape.push_back(d);
     }
     const nlohmann::json& offsets = value.at("data_offsets");
-    e.begin = offsets.at(0).get<std::uint64_t>();
-    e.end = offsets.at(1).get<std::uint64_t>();
+    e.begin = integer<std::uint64_t>(offsets.at(0));
+    e.end = integer<std::uint64_t>(offsets.at(1));
     const std::uint64_t each = bytes_each(e.dtype);
     std::uint64_t expected = 0;
     if (!e.fault.empty()) return e;
