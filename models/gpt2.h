@@ -71,7 +71,7 @@ class Gpt2 : public LanguageModel {
   Dropout embedding_dropout_;
   std::vector<std::unique_ptr<Block>> blocks_;
   LayerNorm ln_f_;
-  Tensor positions_;  // I32 [context]: uploaded once
+  Tensor positions_;               // I32 [context]: uploaded once
   std::optional<Linear> lm_head_;  // absent when tied: wte_.weight serves
   LinearRecipe head_recipe_;
   std::string head_path_ = "lm_head";

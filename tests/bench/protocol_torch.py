@@ -132,6 +132,7 @@ def train(args, seed, compiled):
         session["config"]["trainer"] |= {"steps": args.steps, "lr": LR, "weight_decay": DECAY, "batch": BATCH}
         session["config"]["data"]["sequence"] = 0
         session["config"]["recipe"] = "torch bf16"
+        session["config"]["trainer"]["eval_batches"] = 0
     (run / "run.json").write_text(json.dumps(info, indent=1))
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     speed = statistics.median(r["tokens_per_second"] for r in rows[:-1])
