@@ -241,21 +241,75 @@ TEST_CASE("int gemm: the same bits at any number of threads") {
   CHECK(results[0] == results[2]);
 }
 
-TEST_CASE("int gemm: the portable tile gives the same integers") {
-  constexpr std::int64_t kPairs = 333;
-  std::vector<std::int32_t> a, b;
-  const auto pair = [](std::uint32_t draw) {
-    const std::uint32_t even = static_cast<std::uint16_t>(static_cast<int>(draw % 511) - 255);
-    const std::uint32_t odd =
-        static_cast<std::uint16_t>(static_cast<int>((draw >> 16) % 511) - 255);
-    return static_cast<std::int32_t>(even | (odd << 16));
+namespace {
+
+struct TileScope {
+  explicit TileScope(const cpu::IntTile& tile) { cpu::use_int_tile(tile); }
+  ~TileScope() { cpu::use_int_tile(*cpu::int_tiles().front()); }
+};
+
+}  // namespace
+
+// Exact. Words of both forms hold what their side of a product may have in them.
+TEST_CASE("int gemm: every kind of tile sums exactly what its words hold") {
+  constexpr std::int64_t kWords = 333;
+  REQUIRE(cpu::int_tiles().size() >= 1);
+  for (const cpu::IntTile* tile : cpu::int_tiles()) {
+    CAPTURE(std::string(tile->name));
+    std::vector<std::int32_t> a, b;
+    const auto draw = [&](std::uint32_t site, std::int64_t i) {
+      const std::uint32_t bits = word(static_cast<std::uint64_t>(i), site);
+      if (tile->codes == 4) return static_cast<std::int32_t>(bits);
+      const auto half = [](std::uint32_t x) {
+        return static_cast<std::uint32_t>(
+            static_cast<std::uint16_t>(static_cast<int>(x % 511) - 255));
+      };
+      return static_cast<std::int32_t>(half(bits) | (half(bits >> 16) << 16));
+    };
+    const auto code = [&](std::int32_t w, std::int64_t i, bool is_signed) -> std::int64_t {
+      const auto bits = static_cast<std::uint32_t>(w);
+      if (tile->codes == 2) return static_cast<std::int16_t>(bits >> (16 * i));
+      const auto byte = static_cast<std::uint8_t>(bits >> (8 * i));
+      return is_signed ? std::int64_t{static_cast<std::int8_t>(byte)} : std::int64_t{byte};
+    };
+    for (std::int64_t i = 0; i < kWords * tile->rows; ++i) a.push_back(draw(3, i));
+    for (std::int64_t i = 0; i < kWords * tile->cols; ++i) b.push_back(draw(4, i));
+    std::vector<std::int32_t> sums(static_cast<std::size_t>(tile->rows * tile->cols));
+    tile->dot(sums.data(), a.data(), b.data(), kWords);
+    for (std::int64_t i = 0; i < tile->rows; ++i)
+      for (std::int64_t j = 0; j < tile->cols; ++j) {
+        std::int64_t expected = 0;
+        for (std::int64_t w = 0; w < kWords; ++w)
+          for (std::int64_t c = 0; c < tile->codes; ++c)
+            expected += code(a[static_cast<std::size_t>(w * tile->rows + i)], c, true) *
+                        code(b[static_cast<std::size_t>(w * tile->cols + j)], c, false);
+        CHECK(sums[static_cast<std::size_t>(i * tile->cols + j)] == expected);
+      }
+  }
+}
+
+// Exact: bits do not depend on what the processor can do.
+TEST_CASE("int gemm: every kind of tile gives the same products") {
+  struct Kind {
+    DType payload;
+    int low, high;
   };
-  for (std::int64_t i = 0; i < kPairs * cpu::kTileRows; ++i)
-    a.push_back(pair(word(static_cast<std::uint64_t>(i), 3)));
-  for (std::int64_t i = 0; i < kPairs * cpu::kTileCols; ++i)
-    b.push_back(pair(word(static_cast<std::uint64_t>(i), 4)));
-  std::vector<std::int32_t> fast(cpu::kTileRows * cpu::kTileCols), portable(fast.size());
-  cpu::dot_tile(fast.data(), a.data(), b.data(), kPairs);
-  cpu::dot_tile_portable(portable.data(), a.data(), b.data(), kPairs);
-  CHECK(fast == portable);
+  const std::array<Kind, 4> kinds{
+      {{DType::I8, -128, 127}, {DType::U8, 0, 255}, {DType::U4x2, -8, 7}, {DType::U4x2, 0, 15}}};
+  for (const Kind& ka : kinds)
+    for (const Kind& kb : kinds)
+      for (const bool zero_points : {false, true})
+        for (const std::int64_t block : {std::int64_t{32}, std::int64_t{77}, std::int64_t{203}}) {
+          const std::int64_t k = 203, blocks = (k + block - 1) / block;
+          const Codes a = make(29, k, ka.low, ka.high, blocks, 1, zero_points, 1),
+                      b = make(67, k, kb.low, kb.high, 1, 4, false, 2);
+          std::vector<std::vector<float>> results;
+          for (const cpu::IntTile* tile : cpu::int_tiles()) {
+            const TileScope scope(*tile);
+            Tensor c = Tensor::empty({29, 67});
+            cpu::int_gemm(c, operand(a, ka.payload), operand(b, kb.payload), k, block, {}, false);
+            results.push_back(c.to_vector());
+          }
+          for (const auto& result : results) CHECK(result == results.back());
+        }
 }

@@ -1,11 +1,13 @@
-// Integer products on the CPU: codes are widened to int16 pairs and interleaved in panels, register
-// tiles of exact int32 sums are rescaled while still in L1. Tiles are independent, so the number of
-// threads cannot change a bit.
+// Integer products on the CPU: codes are interleaved in panels, register tiles (int_tile.cpp) of
+// exact int32 sums are rescaled while still in L1. Tiles are independent, so the number of threads
+// cannot change a bit; sums are exact, so neither can the kind of tile.
 #include "quant/cpu/int_gemm.h"
 
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
+#include <vector>
 
 #include "quant/kernels.h"
 #include "tensor/thread_pool.h"
@@ -13,127 +15,160 @@
 namespace nibble::cpu {
 namespace {
 
-constexpr std::int64_t kTile = kTileRows * kTileCols;
 // A task: 96 rows of a (their panels stay in L2) by 512 columns. `a` is packed by slabs of rows so
 // that the scratch memory stays small next to the activations.
-constexpr std::int64_t kTaskRows = 24, kTaskCols = 32;  // panels
-constexpr std::int64_t kSlab = 3072;  // rows, a multiple of kTaskRows · kTileRows
+constexpr std::int64_t kTaskRows = 96, kTaskCols = 512;
+constexpr std::int64_t kSlab = 3072;  // rows
+// Bytes of a word are signed in a and unsigned in b: codes of the other kind are moved by this.
+constexpr int kOffset = 128;
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-// The contraction axis: blocks of codes, each padded to whole pairs.
+// The contraction axis: blocks of codes, each padded to whole words.
 struct Depth {
-  std::int64_t k, block;
+  std::int64_t k, block, per_word;
 
   std::int64_t blocks() const { return ceil_div(k, block); }
   std::int64_t codes(std::int64_t index) const { return std::min(block, k - index * block); }
-  std::int64_t pairs(std::int64_t index) const { return ceil_div(codes(index), 2); }
-  std::int64_t first_pair(std::int64_t index) const { return index * ceil_div(block, 2); }
-  std::int64_t all_pairs() const {
-    return k == 0 ? 0 : first_pair(blocks() - 1) + pairs(blocks() - 1);
+  std::int64_t words(std::int64_t index) const { return ceil_div(codes(index), per_word); }
+  std::int64_t first_word(std::int64_t index) const { return index * ceil_div(block, per_word); }
+  std::int64_t all_words() const {
+    return k == 0 ? 0 : first_word(blocks() - 1) + words(blocks() - 1);
   }
 };
 
-void widen(std::int16_t* out, const CodeOperand& x, std::int64_t row, std::int64_t begin,
+template <class Int>
+void widen(Int* out, const CodeOperand& x, std::int64_t row, std::int64_t begin,
            std::int64_t count) {
   const std::int64_t start = row * x.codes.size(1);
   if (x.codes.dtype() == DType::I8) {
     const std::int8_t* codes = x.codes.data<std::int8_t>() + start + begin;
-    for (std::int64_t i = 0; i < count; ++i) out[i] = codes[i];
+    for (std::int64_t i = 0; i < count; ++i) out[i] = static_cast<Int>(codes[i]);
   } else if (x.codes.dtype() == DType::U8) {
     const std::uint8_t* codes = x.codes.data<std::uint8_t>() + start + begin;
-    for (std::int64_t i = 0; i < count; ++i) out[i] = codes[i];
+    for (std::int64_t i = 0; i < count; ++i) out[i] = static_cast<Int>(codes[i]);
   } else {
     const std::uint8_t* bytes = x.codes.data<std::uint8_t>() + start / 2;
     const int sign = x.is_signed ? 8 : 0;
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t at = begin + i;
       const int nibble = (bytes[at / 2] >> (4 * (at & 1))) & 15;
-      out[i] = static_cast<std::int16_t>((nibble ^ sign) - sign);  // extends the sign
+      out[i] = static_cast<Int>((nibble ^ sign) - sign);  // extends the sign
     }
   }
+}
+
+enum class Side : std::uint8_t { A, B };
+
+// What is added to the codes of an operand so that they fit the bytes of its side.
+int offset_of(const CodeOperand& x, Side side, std::int64_t per_word) {
+  if (per_word == 2) return 0;
+  if (side == Side::A) return x.codes.dtype() == DType::U8 ? -kOffset : 0;
+  const bool is_signed =
+      x.codes.dtype() == DType::I8 || (x.codes.dtype() == DType::U4x2 && x.is_signed);
+  return is_signed ? kOffset : 0;
 }
 
 // Rows of an operand as panels, with what the rescaling needs of each row in each contraction block
 // (rows padded to whole panels, so that a tile reads plain runs).
 struct Packed {
-  Tensor words;   // I32 [panels, pairs, rows of a panel]
-  Tensor scales;  // F32 [blocks, padded rows]
-  Tensor zeros;   // F64 [blocks, padded rows]: zero points; undefined for symmetric products
-  Tensor sums;    // F64 [blocks, padded rows]: sums of codes, likewise
+  Tensor words;                    // I32 [panels, words, rows of a panel]
+  Tensor scales;                   // F32 [blocks, padded rows]
+  Tensor zeros;                    // F64 [blocks, padded rows]: zero points, if there are any
+  std::vector<std::int64_t> sums;  // [blocks, padded rows]: sums of codes, where they are needed
+  int offset = 0;                  // was added to the codes
 };
 
-// Interleaves `count` codes at `words`, one word each `stride`; returns their sum.
-std::int64_t pack_run(std::int32_t* words, std::int64_t stride, const CodeOperand& x,
-                      std::int64_t row, std::int64_t begin, std::int64_t count) {
-  constexpr std::int64_t kChunk = 256;
-  std::array<std::int16_t, kChunk> codes;
+// Interleaves `count` codes at `words`, one word each `stride`; returns their sum if asked to.
+template <class Int>
+std::int64_t pack_run(std::int32_t* words, std::int64_t stride, const CodeOperand& x, int offset,
+                      std::int64_t row, std::int64_t begin, std::int64_t count, bool want_sum) {
+  constexpr std::int64_t kChunk = 256, kPerWord = 4 / static_cast<std::int64_t>(sizeof(Int));
+  std::array<Int, kChunk> codes;
   std::int64_t sum = 0;
   for (std::int64_t at = 0; at < count; at += kChunk) {
     const std::int64_t length = std::min(kChunk, count - at);
     widen(codes.data(), x, row, begin + at, length);
-    if (length % 2 != 0) codes[static_cast<std::size_t>(length)] = 0;
-    std::int32_t part = 0;
-    for (std::int64_t i = 0; i < length; ++i) part += codes[static_cast<std::size_t>(i)];
-    sum += part;
-    for (std::int64_t i = 0; i < length; i += 2, words += stride) {
-      const std::uint32_t even = static_cast<std::uint16_t>(codes[static_cast<std::size_t>(i)]);
-      const std::uint32_t odd = static_cast<std::uint16_t>(codes[static_cast<std::size_t>(i + 1)]);
-      *words = static_cast<std::int32_t>(even | (odd << 16));
+    if (want_sum) {
+      std::int32_t part = 0;
+      const int low = x.codes.dtype() == DType::U8 && sizeof(Int) == 1 ? 256 : 0;
+      for (std::int64_t i = 0; i < length; ++i) {
+        const int code = codes[static_cast<std::size_t>(i)];
+        part += code < 0 ? code + low : code;  // bytes of U8 codes were read as signed ones
+      }
+      sum += part;
     }
+    for (std::int64_t i = 0; i < length; ++i)
+      codes[static_cast<std::size_t>(i)] =
+          static_cast<Int>(codes[static_cast<std::size_t>(i)] + offset);
+    for (std::int64_t i = length; i % kPerWord != 0; ++i) codes[static_cast<std::size_t>(i)] = 0;
+    for (std::int64_t i = 0; i < length; i += kPerWord, words += stride)
+      std::memcpy(words, codes.data() + i, sizeof(*words));
   }
   return sum;
 }
 
-// Rows [begin, end) of x.
-Packed pack(const CodeOperand& x, std::int64_t begin, std::int64_t end, std::int64_t panel_rows,
-            const Depth& depth, bool symmetric) {
-  const std::int64_t panels = ceil_div(end - begin, panel_rows), padded = panels * panel_rows;
-  const std::int64_t pairs = depth.all_pairs(), blocks = depth.blocks();
+struct Packing {
+  Side side;
+  std::int64_t begin, end;  // rows
+  std::int64_t panel_rows;
+  bool zeros;  // the product has zero points
+  bool sums;   // of codes: for zero points, or against the other side's offset
+};
+
+Packed pack(const CodeOperand& x, const Depth& depth, const Packing& how) {
+  const std::int64_t rows = how.panel_rows, panels = ceil_div(how.end - how.begin, rows);
+  const std::int64_t words = depth.all_words(), blocks = depth.blocks(), padded = panels * rows;
   Packed packed;
-  packed.words = Tensor::empty({panels, pairs, panel_rows}, DType::I32);
+  packed.words = Tensor::empty({panels, words, rows}, DType::I32);
   packed.scales = Tensor::empty({blocks, padded}, DType::F32);
-  if (!symmetric) {
-    packed.zeros = Tensor::empty({blocks, padded}, DType::F64);
-    packed.sums = Tensor::empty({blocks, padded}, DType::F64);
-  }
-  std::int32_t* words = packed.words.data<std::int32_t>();
+  packed.offset = offset_of(x, how.side, depth.per_word);
+  if (how.zeros) packed.zeros = Tensor::empty({blocks, padded}, DType::F64);
+  if (how.sums) packed.sums.resize(static_cast<std::size_t>(blocks * padded));
+  std::int32_t* out = packed.words.data<std::int32_t>();
   float* scales = packed.scales.data<float>();
-  double* zeros = symmetric ? nullptr : packed.zeros.data<double>();
-  double* sums = symmetric ? nullptr : packed.sums.data<double>();
+  double* zeros = how.zeros ? packed.zeros.data<double>() : nullptr;
   const std::int64_t columns = x.scales.size(1);
   const float* from = x.scales.data<float>();
   const float* zeros_from = x.zeros ? x.zeros.data<float>() : nullptr;
+  const auto run = depth.per_word == 2 ? pack_run<std::int16_t> : pack_run<std::int8_t>;
   parallel_for(panels, 4, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t p = first; p < last; ++p) {
-      for (std::int64_t r = 0; r < panel_rows; ++r) {
-        const std::int64_t at = p * panel_rows + r;
+    for (std::int64_t p = first; p < last; ++p)
+      for (std::int64_t r = 0; r < rows; ++r) {
+        const std::int64_t at = p * rows + r;
         // Padding repeats the last row; its results are never stored.
-        const std::int64_t row = std::min(begin + at, end - 1);
-        std::int32_t* to = words + p * pairs * panel_rows + r;
+        const std::int64_t row = std::min(how.begin + at, how.end - 1);
+        std::int32_t* to = out + p * words * rows + r;
         for (std::int64_t b = 0; b < blocks; ++b) {
-          const std::int64_t sum = pack_run(to + depth.first_pair(b) * panel_rows, panel_rows, x,
-                                            row, b * depth.block, depth.codes(b));
+          const std::int64_t sum = run(to + depth.first_word(b) * rows, rows, x, packed.offset, row,
+                                       b * depth.block, depth.codes(b), how.sums);
           const std::int64_t scale = row / x.tile_rows * columns + (columns == 1 ? 0 : b);
           scales[b * padded + at] = from[scale];
-          if (symmetric) continue;
-          sums[b * padded + at] = static_cast<double>(sum);
-          zeros[b * padded + at] = zeros_from ? static_cast<double>(zeros_from[scale]) : 0.0;
+          if (how.sums) packed.sums[static_cast<std::size_t>(b * padded + at)] = sum;
+          if (zeros)
+            zeros[b * padded + at] = zeros_from ? static_cast<double>(zeros_from[scale]) : 0.0;
         }
       }
-    }
   });
   return packed;
 }
 
+using Tile32 = std::array<std::int32_t, kMaxTile>;
+using Tile64 = std::array<std::int64_t, kMaxTile>;
+using TileF = std::array<float, kMaxTile>;
+
 struct Product {
+  const IntTile& kind;
   Packed packed_a, packed_b;
   Depth depth;
   std::int64_t m, n, slab;  // slab: a's first packed row
 
+  std::int64_t size() const { return kind.rows * kind.cols; }
   const std::int32_t* panel(const Packed& x, std::int64_t index, std::int64_t rows) const {
-    return x.words.data<std::int32_t>() + index * depth.all_pairs() * rows;
+    return x.words.data<std::int32_t>() + index * depth.all_words() * rows;
   }
+  template <class Int>
+  void take_offsets(Int* sums, std::int64_t row, std::int64_t col, std::int64_t block) const;
   void block_sums(float* part, std::int64_t row, std::int64_t col, std::int64_t block) const;
   void tile(float* f, std::int64_t row, std::int64_t col) const;
 };
@@ -143,80 +178,115 @@ const T* row_values(const Tensor& x, std::int64_t block, std::int64_t row) {
   return x.data<T>() + block * x.size(1) + row;
 }
 
+const std::int64_t* row_sums(const Packed& x, std::int64_t block, std::int64_t row) {
+  return x.sums.data() + block * x.scales.size(1) + row;
+}
+
 // Exact sums over one block, however long.
-void exact_sums(std::int64_t* sums, const std::int32_t* a, const std::int32_t* b,
-                std::int64_t pairs) {
-  std::array<std::int32_t, kTile> part;
-  std::fill_n(sums, kTile, 0);
-  for (std::int64_t p = 0; p < pairs; p += kMaxDepth / 2) {
-    dot_tile(part.data(), a + p * kTileRows, b + p * kTileCols, std::min(kMaxDepth / 2, pairs - p));
-    for (std::size_t i = 0; i < kTile; ++i) sums[i] += part[i];
+void exact_sums(const IntTile& t, Tile64& sums, const std::int32_t* a, const std::int32_t* b,
+                std::int64_t words) {
+  Tile32 part;
+  const std::int64_t most = kMaxDepth / t.codes;
+  std::fill_n(sums.data(), t.rows * t.cols, 0);
+  for (std::int64_t w = 0; w < words; w += most) {
+    t.dot(part.data(), a + w * t.rows, b + w * t.cols, std::min(most, words - w));
+    for (std::int64_t i = 0; i < t.rows * t.cols; ++i)
+      sums[static_cast<std::size_t>(i)] += part[static_cast<std::size_t>(i)];
+  }
+}
+
+// From Σ (qa + oa)(qb + ob), as the bytes have it, to Σ qa·qb:
+// the former − ob·Σ(qa + oa) − oa·Σ qb. One of the two terms vanishes more often than not.
+template <class Int>
+void Product::take_offsets(Int* sums, std::int64_t row, std::int64_t col,
+                           std::int64_t block) const {
+  const std::int64_t oa = packed_a.offset, ob = packed_b.offset, codes = depth.codes(block);
+  if (ob != 0) {
+    const std::int64_t* sums_a = row_sums(packed_a, block, row - slab);
+    for (std::int64_t i = 0; i < kind.rows; ++i) {
+      const Int moved = static_cast<Int>(ob * (sums_a[i] + oa * codes));
+      for (std::int64_t j = 0; j < kind.cols; ++j) sums[i * kind.cols + j] -= moved;
+    }
+  }
+  if (oa != 0) {
+    const std::int64_t* sums_b = row_sums(packed_b, block, col);
+    for (std::int64_t i = 0; i < kind.rows; ++i)
+      for (std::int64_t j = 0; j < kind.cols; ++j)
+        sums[i * kind.cols + j] -= static_cast<Int>(oa * sums_b[j]);
   }
 }
 
 // One block of a tile, with the zero points' share: Σ (qa + za)(qb + zb).
 void Product::block_sums(float* part, std::int64_t row, std::int64_t col,
                          std::int64_t block) const {
-  const std::int64_t first = depth.first_pair(block), pairs = depth.pairs(block);
-  const std::int32_t* pa = panel(packed_a, (row - slab) / kTileRows, kTileRows) + first * kTileRows;
-  const std::int32_t* pb = panel(packed_b, col / kTileCols, kTileCols) + first * kTileCols;
-  if (pairs <= kMaxDepth / 2 && !packed_a.zeros) {
-    std::array<std::int32_t, kTile> sums;
-    dot_tile(sums.data(), pa, pb, pairs);
-    for (std::size_t i = 0; i < kTile; ++i) part[i] = static_cast<float>(sums[i]);
+  const std::int64_t first = depth.first_word(block), words = depth.words(block);
+  const std::int32_t* pa = panel(packed_a, (row - slab) / kind.rows, kind.rows) + first * kind.rows;
+  const std::int32_t* pb = panel(packed_b, col / kind.cols, kind.cols) + first * kind.cols;
+  if (words <= kMaxDepth / kind.codes && !packed_a.zeros) {
+    Tile32 sums;
+    kind.dot(sums.data(), pa, pb, words);
+    take_offsets(sums.data(), row, col, block);
+    for (std::int64_t i = 0; i < size(); ++i)
+      part[i] = static_cast<float>(sums[static_cast<std::size_t>(i)]);
     return;
   }
-  std::array<std::int64_t, kTile> sums;
-  exact_sums(sums.data(), pa, pb, pairs);
+  Tile64 sums;
+  exact_sums(kind, sums, pa, pb, words);
+  take_offsets(sums.data(), row, col, block);
   if (!packed_a.zeros) {
-    for (std::size_t i = 0; i < kTile; ++i) part[i] = static_cast<float>(sums[i]);
+    for (std::int64_t i = 0; i < size(); ++i)
+      part[i] = static_cast<float>(sums[static_cast<std::size_t>(i)]);
     return;
   }
   const double* za = row_values<double>(packed_a.zeros, block, row - slab);
   const double* zb = row_values<double>(packed_b.zeros, block, col);
-  const double* sums_a = row_values<double>(packed_a.sums, block, row - slab);
-  const double* sums_b = row_values<double>(packed_b.sums, block, col);
+  const std::int64_t* sums_a = row_sums(packed_a, block, row - slab);
+  const std::int64_t* sums_b = row_sums(packed_b, block, col);
   const auto codes = static_cast<double>(depth.codes(block));
-  for (std::int64_t i = 0; i < kTileRows; ++i)
-    for (std::int64_t j = 0; j < kTileCols; ++j) {
-      double sum = static_cast<double>(sums[static_cast<std::size_t>(i * kTileCols + j)]);
-      sum += za[i] * sums_b[j];
-      sum += zb[j] * sums_a[i];
+  for (std::int64_t i = 0; i < kind.rows; ++i)
+    for (std::int64_t j = 0; j < kind.cols; ++j) {
+      double sum = static_cast<double>(sums[static_cast<std::size_t>(i * kind.cols + j)]);
+      sum += za[i] * static_cast<double>(sums_b[j]);
+      sum += zb[j] * static_cast<double>(sums_a[i]);
       sum += za[i] * zb[j] * codes;
-      part[i * kTileCols + j] = static_cast<float>(sum);
+      part[i * kind.cols + j] = static_cast<float>(sum);
     }
 }
 
-// The rescaled tile at (row, col): f [kTileRows, kTileCols].
+// The rescaled tile at (row, col): f [rows, cols] of the kind.
 void Product::tile(float* f, std::int64_t row, std::int64_t col) const {
   const std::int64_t blocks = depth.blocks();
   const std::int64_t segment = segment_blocks(m, n, depth.k, depth.block);
-  std::fill_n(f, kTile, 0.0f);
-  std::array<float, kTile> part, earlier;  // sums of earlier segments
+  const auto each = [&](auto&& body) {
+    for (std::int64_t i = 0; i < size(); ++i) body(static_cast<std::size_t>(i));
+  };
+  std::fill_n(f, size(), 0.0f);
+  TileF part, earlier;  // sums of earlier segments
   for (std::int64_t block = 0; block < blocks; ++block) {
     if (block == segment)
-      std::copy_n(f, kTile, earlier.data());
+      std::copy_n(f, size(), earlier.data());
     else if (block > segment && block % segment == 0)
-      for (std::size_t i = 0; i < kTile; ++i) earlier[i] += f[i];
-    if (block > 0 && block % segment == 0) std::fill_n(f, kTile, 0.0f);
+      each([&](std::size_t i) { earlier[i] += f[i]; });
+    if (block > 0 && block % segment == 0) std::fill_n(f, size(), 0.0f);
     block_sums(part.data(), row, col, block);
     const float* sa = row_values<float>(packed_a.scales, block, row - slab);
     const float* sb = row_values<float>(packed_b.scales, block, col);
-    for (std::int64_t i = 0; i < kTileRows; ++i)
-      for (std::int64_t j = 0; j < kTileCols; ++j) {
-        const std::int64_t at = i * kTileCols + j;
-        const float y = part[static_cast<std::size_t>(at)];
-        f[at] = blocks == 1 ? y * sa[i] * sb[j] : std::fma(y, sa[i] * sb[j], f[at]);
-      }
+    for (std::int64_t i = 0; i < kind.rows; ++i) {
+      float* to = f + i * kind.cols;
+      const float* y = part.data() + i * kind.cols;
+      if (blocks == 1)
+        for (std::int64_t j = 0; j < kind.cols; ++j) to[j] = y[j] * sa[i] * sb[j];
+      else
+        for (std::int64_t j = 0; j < kind.cols; ++j) to[j] = std::fma(y[j], sa[i] * sb[j], to[j]);
+    }
   }
-  if (blocks > segment)
-    for (std::size_t i = 0; i < kTile; ++i) f[i] = earlier[i] + f[i];
+  if (blocks > segment) each([&](std::size_t i) { f[i] = earlier[i] + f[i]; });
 }
 
 template <class T>
-void store(T* c, std::int64_t stride, const float* f, const float* bias, std::int64_t rows,
-           std::int64_t cols, bool accumulate) {
-  for (std::int64_t i = 0; i < rows; ++i, c += stride, f += kTileCols)
+void store(T* c, std::int64_t stride, const float* f, std::int64_t f_stride, const float* bias,
+           std::int64_t rows, std::int64_t cols, bool accumulate) {
+  for (std::int64_t i = 0; i < rows; ++i, c += stride, f += f_stride)
     for (std::int64_t j = 0; j < cols; ++j) {
       const float y = bias ? f[j] + bias[j] : f[j];
       c[j] = T(accumulate ? static_cast<float>(c[j]) + y : y);
@@ -226,26 +296,27 @@ void store(T* c, std::int64_t stride, const float* f, const float* bias, std::in
 template <class T>
 void run(T* c, std::int64_t stride, const Product& p, std::int64_t slab_end, const float* bias,
          bool accumulate) {
-  constexpr std::int64_t kRows = kTaskRows * kTileRows, kCols = kTaskCols * kTileCols;
-  const std::int64_t down = ceil_div(slab_end - p.slab, kRows), across = ceil_div(p.n, kCols);
+  const std::int64_t rows = p.kind.rows, cols = p.kind.cols;
+  const std::int64_t down = ceil_div(slab_end - p.slab, kTaskRows),
+                     across = ceil_div(p.n, kTaskCols);
   parallel_for(down * across, 1, [&](std::int64_t first, std::int64_t last) {
-    std::array<float, kTile> f;
+    TileF f;
     for (std::int64_t task = first; task < last; ++task) {
-      const std::int64_t row0 = p.slab + task % down * kRows, col0 = task / down * kCols;
-      const std::int64_t row1 = std::min(row0 + kRows, slab_end),
-                         col1 = std::min(col0 + kCols, p.n);
-      for (std::int64_t col = col0; col < col1; col += kTileCols)
-        for (std::int64_t row = row0; row < row1; row += kTileRows) {
+      const std::int64_t row0 = p.slab + task % down * kTaskRows, col0 = task / down * kTaskCols;
+      const std::int64_t row1 = std::min(row0 + kTaskRows, slab_end),
+                         col1 = std::min(col0 + kTaskCols, p.n);
+      for (std::int64_t col = col0; col < col1; col += cols)
+        for (std::int64_t row = row0; row < row1; row += rows) {
           p.tile(f.data(), row, col);
-          store(c + row * stride + col, stride, f.data(), bias ? bias + col : nullptr,
-                std::min(kTileRows, row1 - row), std::min(kTileCols, col1 - col), accumulate);
+          store(c + row * stride + col, stride, f.data(), cols, bias ? bias + col : nullptr,
+                std::min(rows, row1 - row), std::min(cols, col1 - col), accumulate);
         }
     }
   });
 }
 
-// A panel must not straddle two slabs or tasks.
-static_assert(kSlab % (kTaskRows * kTileRows) == 0);
+// A panel must not straddle two slabs or tasks: tiles have 4 or 12 rows, 16 or 32 columns.
+static_assert(kSlab % kTaskRows == 0 && kTaskRows % 12 == 0 && kTaskCols % 32 == 0);
 
 }  // namespace
 
@@ -253,13 +324,20 @@ void int_gemm(Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_
               std::int64_t block, const Tensor& bias, bool accumulate) {
   const std::int64_t m = c.size(0), n = c.size(1);
   if (m == 0 || n == 0) return;
-  const Depth depth{k, std::max<std::int64_t>(block, 1)};
-  const bool symmetric = !a.zeros && !b.zeros;
-  Product p{{}, pack(b, 0, n, kTileCols, depth, symmetric), depth, m, n, 0};
+  const IntTile& kind = int_tile();
+  const Depth depth{k, std::max<std::int64_t>(block, 1), kind.codes};
+  const bool zeros = a.zeros || b.zeros;
+  const bool b_moved = offset_of(b, Side::B, kind.codes) != 0,
+             a_moved = offset_of(a, Side::A, kind.codes) != 0;
+  const auto pack_a = [&](std::int64_t begin, std::int64_t end) {
+    return pack(a, depth, {Side::A, begin, end, kind.rows, zeros, zeros || b_moved});
+  };
+  Product p{kind, {}, pack(b, depth, {Side::B, 0, n, kind.cols, zeros, zeros || a_moved}), depth, m,
+            n,    0};
   const float* add = bias ? bias.data<float>() : nullptr;
   for (; p.slab < m; p.slab += kSlab) {
     const std::int64_t end = std::min(p.slab + kSlab, m);
-    p.packed_a = pack(a, p.slab, end, kTileRows, depth, symmetric);
+    p.packed_a = pack_a(p.slab, end);
     if (c.dtype() == DType::BF16)
       run(c.data<bfloat16>(), c.strides()[0], p, end, add, accumulate);
     else

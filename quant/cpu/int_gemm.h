@@ -2,24 +2,33 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 namespace nibble::cpu {
-
-// Codes travel as int16 pairs of neighbouring k in one word (low half: even k), so that one
-// multiply-add instruction handles a pair. A panel is kTileRows rows of a, or kTileCols rows of b,
-// interleaved pair by pair: word (p, r) is panel[p · rows + r]. 4 × 16 sums take 8 of the 16 AVX2
-// registers; with more, g++ spills and loses 40 %.
-inline constexpr std::int64_t kTileRows = 4, kTileCols = 16;
 
 // Largest depth that is exact in int32 for any codes of 8 bits: 255² · 32768 < 2³¹.
 inline constexpr std::int64_t kMaxDepth = 32768;
 static_assert(255LL * 255 * kMaxDepth <= INT32_MAX);
 
-// sums[i][j] = Σ over `pairs` ≤ kMaxDepth / 2 words of a[p][i] · b[p][j], both halves.
-void dot_tile(std::int32_t* sums /*[kTileRows, kTileCols]*/, const std::int32_t* a,
-              const std::int32_t* b, std::int64_t pairs);
-// The same in portable code: every machine gives the same integers.
-void dot_tile_portable(std::int32_t* sums, const std::int32_t* a, const std::int32_t* b,
-                       std::int64_t pairs);
+// One way to multiply a tile of `rows` × `cols` results. Neighbouring k lie together in words of 32
+// bits: two int16 (low half: even k), or four bytes, signed in a and unsigned in b. A panel is
+// `rows` rows of a, or `cols` rows of b, interleaved word by word: word (w, r) is
+// panel[w · rows + r].
+struct IntTile {
+  const char* name;
+  std::int64_t rows, cols;
+  std::int64_t codes;  // in a word: 2 or 4
+  // sums[i][j] = Σ over `words` ≤ kMaxDepth / codes of the products of a[w][i]'s codes by
+  // b[w][j]'s.
+  void (*dot)(std::int32_t* sums, const std::int32_t* a, const std::int32_t* b, std::int64_t words);
+};
+inline constexpr std::int64_t kMaxTile = 12 * 32;  // results of the largest
+
+// Those that this machine can run, the fastest first; the last is portable code. All give the same
+// integers.
+std::span<const IntTile* const> int_tiles();
+// The one that products use: the first, until a test names another.
+const IntTile& int_tile();
+void use_int_tile(const IntTile& tile);
 
 }  // namespace nibble::cpu
