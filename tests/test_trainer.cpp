@@ -179,6 +179,18 @@ TEST_CASE("train: metrics and events are cut back to the checkpoint and grow ane
   }
 }
 
+TEST_CASE("train: resuming a finished run changes nothing of it") {
+  const TempDir dir;
+  const auto data = make_dataset(dir);
+  Run run(tiny_config(data), dir / "run");
+  run.go();
+  const auto before = run.metrics();
+  const std::string bytes = run.final_bytes();
+  for (int i = 0; i < 2; ++i) CHECK(run.resume() == Outcome::Finished);
+  CHECK(run.metrics() == before);
+  CHECK(run.final_bytes() == bytes);
+}
+
 // ---- --init ----------------------------------------------------------------------------------
 
 TEST_CASE("train: --init takes the weights alone, however they are stored") {

@@ -1,5 +1,6 @@
 #include "apps/train/trainer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 
@@ -156,7 +157,7 @@ void Session::restore() {
   for (Parameter* p : parameters_) p->bump_version();
   skipped_ = optimizer_->skipped();
   step_ = state.value("step", std::int64_t{0});
-  saved_at_ = step_;
+  saved_at_ = resumed_at_ = step_;
   loader_->seek(state.value("position", std::int64_t{0}));
   progress_.message(fmt::format("resuming {} at step {}", options_.output.string(), step_));
 }
@@ -291,12 +292,17 @@ void Session::evaluate_now() {
   if (r.all.text_bytes) {
     row["val_bits_per_byte"] = r.all.bits_per_byte();
     text += fmt::format("  {:.4f} bits a byte", r.all.bits_per_byte());
-    events_->scalar(step_, "val/bits_per_byte", r.all.bits_per_byte());
   }
   for (const auto& [source, part] : r.strata) row["val_strata"][source] = part.loss();
+  progress_.message(text);
+  // A run that is resumed where it had ended evaluates again; what it finds is on record.
+  if (step_ == resumed_at_) {
+    const std::vector<Json> known = run::read_metrics(folder_.metrics());
+    if (std::find(known.begin(), known.end(), row) != known.end()) return;
+  }
+  if (r.all.text_bytes) events_->scalar(step_, "val/bits_per_byte", r.all.bits_per_byte());
   metrics_->write(row);
   events_->scalar(step_, "val/loss", r.all.loss());
-  progress_.message(text);
 }
 
 void Session::log(const StepResult& r, double seconds) {
