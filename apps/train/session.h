@@ -89,7 +89,7 @@ class Session {
   std::optional<RecordedWork> recorded_;  // of a whole step; none: kernel by kernel
   bool warm_ = false;                     // a step has run
   std::uint64_t skipped_ = 0;
-  std::int64_t step_ = 0;       // updates finished (skipped ones included)
+  std::int64_t step_ = 0;  // updates finished (skipped ones included)
   std::int64_t resumed_at_ = -1;
   std::int64_t saved_at_ = -1;  // step of the newest checkpoint written or restored
   std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
