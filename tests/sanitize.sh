@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# The GPU suite under compute-sanitizer, at small sizes:
+#   tests/sanitize.sh [--seconds N] TEST_CUDA [TOOL…]
+# TEST_CUDA is the program (build-cuda/tests/test_cuda), TOOLs are memcheck and racecheck unless given. Groups of cases run at once,
+# each for at most N (900) seconds; cases that are large on purpose are left out. The last line is `N passed, N failed, N skipped`
+# over groups and tools; a group that did not end in time counts as failed. Logs: build-test/sanitize/TOOL-GROUP.log.
+set -uo pipefail
+seconds=900
+[[ "${1:-}" == --seconds ]] && { seconds="$2"; shift 2; }
+(($# >= 1)) || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+program="$1"
+shift
+tools=("$@")
+((${#tools[@]})) || tools=(memcheck racecheck)
+[[ -x "$program" ]] || { echo "sanitize: got '$program', expected the program test_cuda" >&2; exit 2; }
+PATH="$PATH:/usr/local/cuda/bin"
+if ! command -v compute-sanitizer > /dev/null || [[ "$(nvidia-smi -L 2> /dev/null)" != *GPU* ]]; then
+  echo "no GPU, or no compute-sanitizer: nothing was run"
+  echo "0 passed, 0 failed, 1 skipped"
+  exit 0
+fi
+
+logs="$(dirname "$0")/../build-test/sanitize"
+mkdir -p "$logs"
+rm -f "$logs"/*
+large='*million*,*large*,*2^31*,*long*,*segments*,*slab*,cuda memory*,*chosen kernels*,*every way to cut*'
+declare -A groups=(
+  [dense]='cuda copy*,cuda elementwise*,cuda index*,cuda loss*,cuda norm*,cuda matmul*,cuda reduce*,cuda softmax*,cuda random*'
+  [attention]='cuda attention*'
+  [quant]='cuda quant*,cuda scales*,cuda one pass*'
+  [products]='cuda int gemm*,cuda fp8*,cuda plans*'
+  [steps]='cuda optim*,cuda graph*,cuda model*,cuda op table*,cuda sentinels*,cuda compare*'
+)
+run_group() { # TOOL GROUP
+  local log="$logs/$1-$2.log" status=0 verdict=passed
+  timeout --signal=INT --kill-after=20 "$seconds" compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 20 \
+    --report-api-errors no "$program" -d -tc="${groups[$2]}" -tce="$large" > "$log" 2>&1 || status=$?
+  # A program that was cut short has no summary of its own.
+  ((status == 0)) && grep -q '0 failed' "$log" || verdict=failed
+  touch "$logs/$1-$2.$verdict"
+  printf '%-10s %-10s %s: %s cases, %s\n' "$1" "$2" "$verdict" "$(grep -cE '^[0-9.]+ s: ' "$log")" \
+    "$(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$log" | tail -n 1 | sed 's/^=* *//' || true)"
+  [[ "$verdict" == passed ]] || grep -E '=========.*(Invalid|Race|hazard|Error|leak)|ERROR' "$log" | head -n 12
+}
+for tool in "${tools[@]}"; do
+  for group in "${!groups[@]}"; do run_group "$tool" "$group" & done
+done
+wait
+count() { find "$logs" -name "*.$1" | wc -l; }
+echo "$(count passed) passed, $(count failed) failed, 0 skipped"
+(($(count passed) > 0 && $(count failed) == 0))
