@@ -79,6 +79,7 @@ int parse_and_run(int argc, char** argv) {
   add_report(line);
   add_inspect(line);
   add_tune(line);
+  add_bench(line);
   // CLI11 would only say that a subcommand is missing.
   std::vector<std::string> names;
   for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());

@@ -27,6 +27,7 @@ void add_compare(CommandLine& line);
 void add_report(CommandLine& line);
 void add_inspect(CommandLine& line);
 void add_tune(CommandLine& line);
+void add_bench(CommandLine& line);
 
 // --device and --threads, which most commands have.
 struct Machinery {

@@ -5,6 +5,7 @@ add_test(NAME cli_commands COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_D
 add_test(NAME cli_input COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/test_cli_input.py $<TARGET_FILE:nibble>)
 add_test(NAME inspect COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/test_inspect.py $<TARGET_FILE:nibble>)
 add_test(NAME bad_device COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/test_bad_device.py $<TARGET_FILE:nibble>)
+add_test(NAME bench COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/test_bench.py $<TARGET_FILE:nibble>)
 add_test(NAME inspect_dump COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/test_inspect_dump.py $<TARGET_FILE:nibble>)
 add_test(NAME examples COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/test_examples.py
   $<TARGET_FILE:example_mlp_int8> $<TARGET_FILE:example_gpt2_loop>)

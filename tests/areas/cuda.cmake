@@ -13,6 +13,8 @@ if(NIBBLE_HAS_CUDA)
       op_support.cpp op_support_matrix.cpp op_table.cpp op_table_nn.cpp op_table_shapes.cpp
     LINK nibble::compare nibble::models nibble::optim)
   nibble_test(cuda_long SOURCES cuda/test_cuda_long.cpp LINK nibble::optim)
+  add_test(NAME cuda_bench
+    COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/test_bench.py $<TARGET_FILE:nibble> cuda)
   add_test(NAME cuda_kill
     COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/test_kill.py $<TARGET_FILE:nibble> cuda)
 endif()

@@ -12,12 +12,15 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "apps/bench/meter.h"
 #include "autograd/context.h"
-#include "measure.h"
 #include "op_passes.h"
 
 namespace nibble::testing {
 namespace {
+
+using bench::Meter;
+using bench::Timing;
 
 struct Options {
   std::string device = "cpu", dtype = "all", sizes, filter, json;

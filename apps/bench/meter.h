@@ -13,7 +13,7 @@
 #include "tensor/cuda/context.h"
 #endif
 
-namespace nibble::testing {
+namespace nibble::bench {
 
 struct Timing {
   double median = 0, least = 0;  // seconds
@@ -85,4 +85,4 @@ class Meter {
 #endif
 };
 
-}  // namespace nibble::testing
+}  // namespace nibble::bench
