@@ -41,6 +41,24 @@ class Bench(unittest.TestCase):
                 self.assertGreater(cell["us"], 0)
                 self.assertTrue(cell["kernel"])
 
+    def test_kernels(self):
+        file = self.folder / "kernels.json"
+        done = run("kernels", "--device", DEVICE, "--tokens", "256", "--width", "128", "--vocab", "300", "--repeats", "3",
+                   "--json", file)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        rows = json.loads(file.read_text())["rows"]
+        self.assertEqual(rows[0]["kernel"], "copy")
+        self.assertEqual(rows[0]["bytes"], 4 * 256 * 128)
+        self.assertGreaterEqual(len(rows), 17)
+        for row in rows:
+            self.assertLessEqual(row["error"], 1, row["kernel"])
+            self.assertGreater(row["us"], 0, row["kernel"])
+            self.assertIn(f"| {row['kernel']} |", done.stdout)
+        done = run("kernels", "--device", DEVICE, "--tokens", "256", "--width", "128", "--vocab", "300", "--repeats", "3",
+                   "--filter", "gelu")
+        self.assertEqual([line.split("|")[1].strip() for line in done.stdout.splitlines() if line.startswith("| ")],
+                         ["kernel", "copy", "gelu", "gelu backward"])
+
     def test_own_shapes(self):
         done = run("gemm", "--device", DEVICE, "--shapes", "33,7,64;5,16,80:tn", "--forms", "int8_row", "--repeats", "3")
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -57,6 +75,9 @@ class Bench(unittest.TestCase):
             self.assertIn(what, done.stderr, args)
             self.assertEqual(done.stdout, "", args)
         self.assertNotEqual(run().returncode, 0)
+        done = run("kernels", "--device", DEVICE, "--tokens", "100")
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("multiple of 256", done.stderr)
 
 
 if __name__ == "__main__":

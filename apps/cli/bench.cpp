@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/bench/gemm.h"
+#include "apps/bench/kernels.h"
 #include "apps/cli/commands.h"
 #include "tensor/atomic_file.h"
 
@@ -13,7 +14,8 @@ namespace nibble::cli {
 namespace {
 
 struct Options {
-  std::string shapes, json;
+  std::string shapes, json, filter;
+  std::int64_t tokens = 0, width = 768, vocab = 50304;
   std::vector<std::string> forms{"int8_row", "int8_group128", "fp8_row"};
   int repeats = 15;
   double seconds = 5;
@@ -40,6 +42,16 @@ nlohmann::json json_of(const bench::GemmRow& row) {
           {"k", row.shape.k},
           {"layout", layouts[static_cast<int>(row.shape.layout)]},
           {"cells", std::move(cells)}};
+}
+
+int finish(const Options& o, const nlohmann::json& out, bool wrong) {
+  if (!o.json.empty()) {
+    AtomicFile file(o.json, "bench");
+    file.write(out.dump(1) + "\n");
+    file.commit();
+  }
+  NIBBLE_CHECK(!wrong, "bench", "some results are wrong: see the table");
+  return 0;
 }
 
 int run_gemm(const Options& o) {
@@ -78,14 +90,42 @@ int run_gemm(const Options& o) {
     out["rows"].push_back(json_of(row));
     for (const bench::GemmCell& c : row.cells) wrong |= c.wrong();
   }
-  if (!o.json.empty()) {
-    AtomicFile file(o.json, "bench");
-    const std::string text = out.dump(1) + "\n";
-    file.write(text.data(), text.size());
-    file.commit();
-  }
-  NIBBLE_CHECK(!wrong, "bench", "some results are wrong: see the table");
-  return 0;
+  return finish(o, out, wrong);
+}
+
+int run_kernels(const Options& o) {
+  const Device device = o.machinery.apply();
+  nlohmann::json out = {{"device", processor_name(device)}, {"rows", nlohmann::json::array()}};
+  bool wrong = false;
+  fmt::print(
+      "{}; median time; least bytes a second, and their share of a copy's in the same run\n\n"
+      "| kernel | shape | us | GB/s | of a copy |\n|---|---|---|---|---|\n",
+      processor_name(device));
+  bench::bench_kernels(
+      {.device = device,
+       .tokens = o.tokens > 0       ? o.tokens
+                 : device.is_cuda() ? 32768
+                                    : 1024,
+       .width = o.width,
+       .vocab = o.vocab,
+       .repeats = o.repeats,
+       .budget = o.seconds,
+       .filter = o.filter,
+       .each = [&](const bench::KernelRow& r) {
+         wrong |= r.wrong();
+         fmt::print("| {} | {} | {} |\n", r.name, r.shape,
+                    r.wrong() ? fmt::format("WRONG by {:.3g} of what is allowed | - | -", r.error)
+                              : fmt::format("{:.1f} | {:.0f} | {:.0f} %", r.seconds * 1e6,
+                                            r.bytes / r.seconds / 1e9, 100 * r.share));
+         std::fflush(stdout);
+         out["rows"].push_back({{"kernel", r.name},
+                                {"shape", r.shape},
+                                {"bytes", r.bytes},
+                                {"us", r.seconds * 1e6},
+                                {"share_of_copy", r.share},
+                                {"error", r.error}});
+       }});
+  return finish(o, out, wrong);
 }
 
 }  // namespace
@@ -105,15 +145,24 @@ void add_bench(CommandLine& line) {
   gemm->add_option("--forms", o->forms, fmt::format("{}", fmt::join(bench::gemm_forms(), ", ")))
       ->delimiter(',')
       ->capture_default_str();
-  gemm->add_option("--repeats", o->repeats, "Runs of a product; their median counts")
-      ->check(CLI::Range(3, 100000))
-      ->capture_default_str();
-  gemm->add_option("--seconds", o->seconds, "Time that a product's runs may take")
-      ->check(CLI::Range(0.0, 3600.0))
-      ->capture_default_str();
-  gemm->add_option("--json", o->json, "Also write everything to this file");
-  o->machinery.add_to(*gemm);
+  CLI::App* kernels = c->add_subcommand(
+      "kernels", "Norms, GELU, quantizers, the classifier and AdamW beside a copy");
+  kernels->add_option("--tokens", o->tokens, "Rows; 32768 on a GPU, 1024 on the CPU");
+  kernels->add_option("--width", o->width, "Columns")->capture_default_str();
+  kernels->add_option("--vocab", o->vocab, "Classes of the classifier")->capture_default_str();
+  kernels->add_option("--filter", o->filter, "Only kernels whose name contains this");
+  for (CLI::App* part : {gemm, kernels}) {
+    part->add_option("--repeats", o->repeats, "Runs; their median counts")
+        ->check(CLI::Range(3, 100000))
+        ->capture_default_str();
+    part->add_option("--seconds", o->seconds, "Time that the runs of one measurement may take")
+        ->check(CLI::Range(0.0, 3600.0))
+        ->capture_default_str();
+    part->add_option("--json", o->json, "Also write everything to this file");
+    o->machinery.add_to(*part);
+  }
   gemm->callback([o, &line] { line.action = [o] { return run_gemm(*o); }; });
+  kernels->callback([o, &line] { line.action = [o] { return run_kernels(*o); }; });
 }
 
 }  // namespace nibble::cli

@@ -1,0 +1,269 @@
+#include "apps/bench/kernels.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "apps/bench/meter.h"
+#include "optim/adam.h"
+#include "quant/kernels.h"
+#include "quant/qtensor.h"
+#include "tensor/ops.h"
+
+namespace nibble::bench {
+namespace {
+
+constexpr std::int64_t kChecked = 8;  // rows that are compared with f64
+
+struct Case {
+  std::string name;
+  Shape shape;
+  double bytes;
+  std::function<void()> run;
+  std::function<double()> error;  // after a run
+};
+
+// |got − expected| against half a unit of bf16's last place, and the rounding of f32 before it.
+double bf16_error(const Tensor& got, const Tensor& expected) {
+  const std::vector<double> g = got.to(kCpu).to_vector<double>(),
+                            e = expected.to(kCpu).to_vector<double>();
+  if (g.size() != e.size()) return INFINITY;
+  double worst = 0;
+  for (std::size_t i = 0; i < g.size(); ++i) {
+    const double error = std::fabs(g[i] - e[i]) / (std::fabs(e[i]) / 200 + 1e-4);
+    worst = error <= worst ? worst : error;  // NaN is the worst
+  }
+  return worst;
+}
+
+class Kernels {
+ public:
+  explicit Kernels(const KernelOptions& o)
+      : device_(o.device),
+        tokens_(o.tokens),
+        width_(o.width),
+        x_(normal({o.tokens, o.width}, 1)),
+        dy_(normal({o.tokens, o.width}, 2)) {
+    copy();
+    elementwise();
+    quantizers();
+    classifier(o.vocab);
+    for (const char* moments : {"f32", "dyn8:group256", "int4:group128:packed:sr"}) adam(moments);
+  }
+  const std::vector<Case>& cases() const { return cases_; }
+
+ private:
+  Tensor normal(const Shape& shape, std::uint32_t site, DType dtype = DType::BF16) const {
+    return Tensor::normal(shape, 0, 1, RngKey{41, site}, DType::F32, device_).to(dtype);
+  }
+  static Tensor head(const Tensor& x) {
+    return x.slice(0, 0, std::min(kChecked, x.size(0))).to(kCpu).to(DType::F64);
+  }
+  double n() const { return static_cast<double>(tokens_ * width_); }
+  // A case whose result has its row i from row i of the inputs.
+  void by_rows(const char* name, double bytes, const std::vector<Tensor>& in,
+               const std::function<Tensor(const std::vector<Tensor>&)>& op) {
+    auto out = std::make_shared<Tensor>();
+    cases_.push_back({name, in[0].shape(), bytes, [=] { *out = op(in); },
+                      [=] {
+                        std::vector<Tensor> part;
+                        for (const Tensor& t : in)
+                          part.push_back(t.rank() == 2 ? head(t) : t.to(kCpu).to(DType::F64));
+                        return bf16_error(head(*out), op(part));
+                      }});
+  }
+
+  void copy() {
+    Tensor y = Tensor::empty({tokens_, width_}, DType::BF16, device_);
+    cases_.push_back({"copy", x_.shape(), 4 * n(), [=, x = x_]() mutable { y.copy_from(x); },
+                      [=, x = x_] { return bf16_error(head(y), head(x)); }});
+  }
+  void elementwise() {
+    const Tensor gain = normal({width_}, 3), bias = normal({width_}, 4);
+    by_rows("layer norm", 4 * n() + 8.0 * static_cast<double>(tokens_), {x_, gain, bias},
+            [](const auto& in) { return ops::layer_norm(in[0], in[1], in[2]).y; });
+    by_rows("add", 6 * n(), {x_, dy_}, [](const auto& in) { return ops::add(in[0], in[1]); });
+    by_rows("gelu", 4 * n(), {x_}, [](const auto& in) { return ops::gelu(in[0]); });
+    by_rows("gelu backward", 6 * n(), {dy_, x_},
+            [](const auto& in) { return ops::gelu_backward(in[0], in[1], ops::Gelu::Tanh); });
+  }
+
+  // Codes and scales hold x within half a step, or a whole one when rounding is a draw.
+  void quantizers() {
+    struct Form {
+      const char *name, *spec;
+      bool transposed;
+    };
+    for (const Form& f :
+         {Form{"quantize by row", "int8:row", false},
+          Form{"quantize by row, stochastic", "int8:row:sr", false},
+          Form{"quantize by 128, stochastic", "int8:group128:sr", false},
+          Form{"quantize by 256 tokens, transposed", "int8:group256", true},
+          Form{"quantize by 256 tokens, transposed, stochastic", "int8:group256:sr", true}}) {
+      const QuantSpec spec = parse_spec(f.spec);
+      auto q = std::make_shared<std::optional<QTensor>>();
+      const std::int64_t rows = f.transposed ? width_ : tokens_,
+                         cols = f.transposed ? tokens_ : width_;
+      const double scales = 4.0 * static_cast<double>(spec.scale_shape(rows, cols).numel());
+      cases_.push_back({f.name, x_.shape(), 3 * n() + scales,
+                        [=, x = x_, t = f.transposed] {
+                          q->emplace(quantize(x, spec, {7, 8}, t));
+                        },
+                        [=, x = x_, t = f.transposed] { return code_error(**q, x, t); }});
+    }
+    auto codes = std::make_shared<QTensor>(quantize(x_, parse_spec("int8:row")));
+    auto decoded = std::make_shared<Tensor>();
+    cases_.push_back({"decode by row", x_.shape(), 3 * n() + 4.0 * static_cast<double>(tokens_),
+                      [=] { *decoded = dequantize(*codes, DType::BF16); },
+                      [=] {
+                        const QTensor& c = *codes;
+                        const Tensor scales = c.scales().slice(0, 0, checked_rows(c)).to(kCpu);
+                        return bf16_error(head(*decoded),
+                                          ops::mul(head(c.payload()), scales.to(DType::F64)));
+                      }});
+    auto turned = std::make_shared<Tensor>(Tensor::empty({width_, tokens_}, DType::I8, device_));
+    cases_.push_back(
+        {"transpose codes", x_.shape(), 2 * n(),
+         [=, d = device_] { NIBBLE_DISPATCH(d, quant_transpose(*turned, codes->payload())); },
+         [=] {
+           const Tensor back = turned->slice(0, 0, std::min(kChecked, turned->size(0)));
+           const Tensor from =
+               codes->payload().to(kCpu).t().slice(0, 0, std::min(kChecked, turned->size(0)));
+           return back.to(kCpu).to_vector<float>() == from.to_vector<float>() ? 0.0 : 2.0;
+         }});
+  }
+  static std::int64_t checked_rows(const QTensor& q) { return std::min(kChecked, q.rows()); }
+  static double code_error(const QTensor& q, const Tensor& x, bool transposed) {
+    const Tensor back = dequantize(transposed ? q.t() : q).to(kCpu);
+    const Tensor scales = q.scales().to(kCpu);
+    const std::vector<float> rows = x.to(kCpu).to_vector();
+    const std::vector<float> got = back.to_vector(), s = scales.to_vector();
+    const std::int64_t cols = x.size(1), group = q.cols() / scales.size(1);
+    const double step = q.spec().rounding == Rounding::Stochastic ? 1.0 : 0.5;
+    double worst = 0;
+    for (std::int64_t i = 0; i < x.numel(); i += 37) {
+      const std::int64_t r = transposed ? i % cols : i / cols, c = transposed ? i / cols : i % cols;
+      const double scale = s[static_cast<std::size_t>(r * scales.size(1) + c / group)];
+      const double error = std::fabs(static_cast<double>(rows[static_cast<std::size_t>(i)]) -
+                                     static_cast<double>(got[static_cast<std::size_t>(i)])) /
+                           (step * scale * 1.001);
+      worst = error <= worst ? worst : error;
+    }
+    return worst;
+  }
+
+  void classifier(std::int64_t vocab) {
+    const std::int64_t rows = std::min<std::int64_t>(tokens_, 8192);
+    const Tensor logits = normal({rows, vocab}, 5);
+    const Tensor targets = Tensor::uniform({rows}, 0, static_cast<double>(vocab), RngKey{41, 6})
+                               .to(DType::I32)
+                               .to(device_);
+    const double size = static_cast<double>(rows * vocab);
+    const auto lse_of = [](const Tensor& l, const Tensor& t) {
+      ops::CrossEntropyState state = ops::cross_entropy_begin(l.size(0), l.dtype(), l.device());
+      ops::cross_entropy_update(state, l, t, 0);
+      return ops::cross_entropy_lse(state);
+    };
+    auto lse = std::make_shared<Tensor>();
+    cases_.push_back({"cross-entropy, forward", logits.shape(), 2 * size,
+                      [=] { *lse = lse_of(logits, targets); },
+                      [=] {
+                        const std::int64_t k = std::min(kChecked, rows);
+                        return bf16_error(lse->slice(0, 0, k),
+                                          lse_of(head(logits), targets.slice(0, 0, k).to(kCpu)));
+                      }});
+    const Tensor scale = Tensor::full({1}, 1.0, DType::F32, device_);
+    const Tensor known = lse_of(logits, targets);
+    auto d = std::make_shared<Tensor>(Tensor::empty({rows, vocab}, DType::BF16, device_));
+    cases_.push_back({"cross-entropy, backward", logits.shape(), 4 * size,
+                      [=] { ops::cross_entropy_backward(*d, logits, targets, known, scale, 0); },
+                      [=] {
+                        const std::int64_t k = std::min(kChecked, rows);
+                        const Tensor part = head(logits), t = targets.slice(0, 0, k).to(kCpu);
+                        Tensor expected = Tensor::empty(part.shape(), DType::F64);
+                        ops::cross_entropy_backward(expected, part, t, lse_of(part, t),
+                                                    Tensor::full({1}, 1.0, DType::F64), 0);
+                        return bf16_error(head(*d), expected);
+                      }});
+  }
+
+  // A whole update of one parameter: decode, update, encode.
+  void adam(const char* moments) {
+    const Shape shape{4 * width_, width_ * 16};
+    struct Update {
+      Parameter p;
+      std::unique_ptr<AdamW> optimizer;
+      StepState state;
+      Tensor before, gradient;
+      explicit Update(const Tensor& w) : p(w), state(w.device()) {}
+    };
+    auto u = std::make_shared<Update>(normal(shape, 7, DType::F32));
+    u->p.name = "weight";
+    u->gradient = normal(shape, 8, DType::F32);
+    u->p.grad_buffer().copy_from(u->gradient);
+    u->before = head(u->p.storage());
+    AdamOptions options;
+    options.m.codec = find_codec(moments);
+    // Second moments are never negative.
+    options.v.codec =
+        find_codec(std::string(moments) == "dyn8:group256" ? "dynu8:group256" : moments);
+    u->optimizer = std::make_unique<AdamW>(
+        std::vector<ParameterGroup>{{.parameters = {&u->p}, .weight_decay = 0.1}}, options);
+    const double states = static_cast<double>(u->optimizer->state_bytes());
+    cases_.push_back({fmt::format("AdamW, moments {}", moments), shape,
+                      12.0 * static_cast<double>(shape.numel()) + 2 * states,
+                      [=] {
+                        u->state.begin(0, 1e-3);
+                        u->p.set_has_grad(true);
+                        u->optimizer->step(u->state);
+                      },
+                      [=] {  // every update has the first one's sign and at most its size
+                        const std::vector<double> now = head(u->p.storage()).to_vector<double>(),
+                                                  was = u->before.to_vector<double>(),
+                                                  g = head(u->gradient).to_vector<double>();
+                        const double steps = static_cast<double>(u->optimizer->updates());
+                        double worst = 0;
+                        for (std::size_t i = 0; i < now.size(); ++i) {
+                          const double moved = now[i] - was[i] * std::pow(1 - 1e-4, steps);
+                          if (std::fabs(g[i]) < 0.5) continue;  // small moments are coarse
+                          const double share = -moved / (g[i] > 0 ? 1e-3 : -1e-3) / steps;
+                          const double error = std::fabs(share - 1) / 0.5;
+                          worst = error <= worst ? worst : error;
+                        }
+                        return worst;
+                      }});
+  }
+
+  Device device_;
+  std::int64_t tokens_, width_;
+  Tensor x_, dy_;
+  std::vector<Case> cases_;
+};
+
+}  // namespace
+
+std::vector<KernelRow> bench_kernels(const KernelOptions& o) {
+  NIBBLE_CHECK(o.tokens > 0 && o.width > 0 && o.vocab > 0 && o.tokens % 256 == 0, "bench",
+               "got {} tokens, width {}, vocabulary {}, expected positive extents, tokens a "
+               "multiple of 256",
+               o.tokens, o.width, o.vocab);
+  Meter meter(o.device, o.repeats, o.budget, std::int64_t{1} << (o.device.is_cuda() ? 28 : 25));
+  const Kernels kernels(o);
+  std::vector<KernelRow> rows;
+  double copy = 0;
+  for (const Case& c : kernels.cases()) {
+    if (c.name != "copy" && c.name.find(o.filter) == std::string::npos) continue;
+    KernelRow row{.name = c.name, .shape = to_string(c.shape), .bytes = c.bytes};
+    c.run();
+    row.error = c.error();
+    if (!row.wrong()) {
+      row.seconds = meter.measure(2, [&](int) { c.run(); }).median;
+      if (c.name == "copy") copy = c.bytes / row.seconds;
+      row.share = copy > 0 ? c.bytes / row.seconds / copy : 0;
+    }
+    rows.push_back(row);
+    if (o.each) o.each(row);
+  }
+  return rows;
+}
+
+}  // namespace nibble::bench
