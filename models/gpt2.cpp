@@ -41,7 +41,7 @@ void Gpt2Config::validate() const {
       vocab > 0 && context > 0 && layers > 0 && heads > 0 && width > 0, "gpt2",
       "every extent must be positive: got vocab {}, context {}, layers {}, heads {}, width {}",
       vocab, context, layers, heads, width);
-  // Products of any three stay in 64 bits, whatever a file says.
+  // Products of any three but the vocabulary stay in 64 bits, whatever a file says.
   constexpr std::int64_t kMost = std::int64_t{1} << 20;
   NIBBLE_CHECK(
       std::max({context, layers, heads, width}) <= kMost && vocab <= 16 * kMost, "gpt2",

@@ -1,7 +1,5 @@
 #include "optim/adam.h"
 
-#include <cmath>
-
 #include "optim/kernels.h"
 
 namespace nibble {
@@ -16,6 +14,7 @@ AdamW::AdamW(std::vector<ParameterGroup> groups, AdamOptions options)
                options_.epsilon);
   add_counter("beta1_power", 1);
   add_counter("beta2_power", 1);
+  const MemoryScope scope{"moments"};
   corrections_ = Tensor::zeros({2}, DType::F32, home());
 }
 

@@ -22,7 +22,8 @@ struct EncodedState {
   std::int64_t bytes() const;
 };
 
-// Implementations are stateless and deterministic; noise comes from the key. `x` is f32,
+// Implementations are stateless and deterministic; noise comes from the key. On a GPU they must not
+// copy to or from the host, or their runs need --graph off. `x` is f32,
 // contiguous, [rows, cols]: the parameter's matrix, a vector as one row.
 class StateCodec {
  public:

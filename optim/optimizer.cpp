@@ -1,7 +1,5 @@
 #include "optim/optimizer.h"
 
-#include <cmath>
-
 #include "optim/kernels.h"
 #include "tensor/ops.h"
 
@@ -82,9 +80,14 @@ void Optimizer::zero_grad() {
 }
 
 void Optimizer::step(StepState& state) {
+  NIBBLE_CHECK(state.home() == home_, "optimizer",
+               "got a step state on {}, expected it on {} with the parameters", state.home(),
+               home_);
   NIBBLE_DISPATCH(home_,
                   count_update(counter("updates"), counter("skipped"), number_, state.scalars()));
   state.unless_bad([&] { update_all(state); });
+  // After a skipped step too: codes that were drawn for it are not the next one's.
+  for (Entry& e : entries_) e.parameter->bump_version();
   zero_grad();
 }
 
@@ -189,8 +192,13 @@ void queue_clip_gradients(const std::vector<Parameter*>& parameters, double max_
   NIBBLE_CHECK(max_norm >= 0, "clip", "got a maximum norm of {}, expected at least 0", max_norm);
   Tensor total = Tensor::zeros({1}, DType::F64, state.home());
   // On Meta nothing is summed: the norm of a plan is 0.
-  for (const Parameter* p : parameters)
-    if (p->has_grad()) NIBBLE_DISPATCH(p->device(), sum_squares(total, p->grad(), true));
+  for (const Parameter* p : parameters) {
+    if (!p->has_grad()) continue;
+    NIBBLE_CHECK(p->device() == state.device() || p->device().is_meta(), "clip",
+                 "{} is on {}: got a step state on {}, expected it there", p->name, p->device(),
+                 state.device());
+    NIBBLE_DISPATCH(p->device(), sum_squares(total, p->grad(), true));
+  }
   NIBBLE_DISPATCH(state.home(), clip_by_norm(state.scalars(), total, max_norm));
 }
 

@@ -134,7 +134,8 @@ void real_product(Tensor& c, const Operands& p, const Tensor& bias, bool accumul
                "a real product writes f32 or bf16: got {}", c.dtype());
   const std::int64_t block = p.k == 0 ? 1 : contraction_block(a, b, p.k);
   const bool narrow = bias && bias.dtype() == DType::BF16 && a.format.is_float();
-  const Tensor wide = bias && !narrow ? bias.to(DType::F32) : bias;
+  Tensor wide = bias && !narrow ? bias.to(DType::F32) : bias;
+  if (wide) wide = ops::contiguous(wide);  // kernels read it as a run
   if (a.format.is_float()) return small_float_product(c, p, block, wide, accumulate, accumulation);
   NIBBLE_DISPATCH(c.device(),
                   int_gemm(c, code_operand(*p.a.codes, "lhs"), code_operand(*p.b.codes, "rhs"), p.k,

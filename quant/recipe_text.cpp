@@ -115,8 +115,9 @@ void apply_linear(LinearRecipe& r, std::string_view key, std::string_view value,
     return;
   }
   if (key == "accumulate") {
+    const Accumulation wanted = choose(kAccumulations, key, value);
     for (GemmRecipe* gemm : {&r.fprop, &r.dgrad, &r.wgrad})
-      if (gemm->mode == Mode::Real) gemm->accumulation = choose(kAccumulations, key, value);
+      if (gemm->mode == Mode::Real) gemm->accumulation = wanted;
     return;
   }
   const std::string_view product = key.substr(0, 5);

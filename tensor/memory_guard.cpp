@@ -105,11 +105,11 @@ std::vector<std::string> MemoryGuard::damage() const {
 
 std::byte* MemoryGuard::allocate(std::int64_t bytes, Device device) {
   if (!g_guard.load(std::memory_order_relaxed) || t_in_frame) return nullptr;
+  Frame frame;  // before the lock: its end, when something throws, takes the lock too
   const std::lock_guard lock(g_mutex);
   const MemoryGuard* guard = g_guard;
   if (!guard || guard->device_ != device) return nullptr;
   t_in_frame = true;
-  Frame frame;
   try {
     frame = Frame::make(bytes + 2 * kMargin, device);
   } catch (...) {

@@ -11,8 +11,9 @@ namespace nibble {
 
 // A replay runs the recorded kernels with the arguments they were recorded with. So what changes
 // from replay to replay must lie in tensors that exist before the recording (StepState, batches),
-// nothing may be copied between host and device meanwhile (such a copy throws), and tensors that
-// outlive the recording hold what the last replay wrote. Memory taken while recording belongs to
+// nothing may be copied between host and device meanwhile (such a copy throws), tensors that the
+// work reads must live as long as this object, and those that outlive the recording hold what the
+// last replay wrote. Memory taken while recording belongs to
 // the object (MemoryPool) and is freed with it.
 class RecordedWork {
  public:

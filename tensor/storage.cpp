@@ -1,11 +1,13 @@
 #include "tensor/storage.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstdlib>
 #include <mutex>
 #include <new>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "tensor/memory_guard.h"
@@ -13,6 +15,7 @@
 
 #ifdef NIBBLE_CUDA_BACKEND
 #include "tensor/cuda/context.h"
+#include "tensor/cuda/graph.h"
 #endif
 
 namespace nibble {
@@ -83,8 +86,9 @@ class Heap {
 #endif
     DeviceHeap& m = memory(device);
     if (const int active = active_pool(device)) {
-      pool = active;  // work that was recorded may read it at every replay
-      m.pools.at(pool).used.insert(block);
+      // Work that was recorded may read it at every replay; a block of another pool is that one's.
+      if (!m.pools.contains(pool)) pool = active;
+      if (pool == active) m.pools.at(pool).used.insert(block);
     }
     lists_of(m, pool)[block_size(bytes, device)].push_back(block);
   }
@@ -103,7 +107,10 @@ class Heap {
   void begin_use(Device device, int id) {
     const std::lock_guard lock(mutex_);
     DeviceHeap& m = memory(device);
-    append(m.pools.at(id).free, m.free, [](std::byte*) { return true; });
+    // Behind its own blocks, which are taken first: from the back.
+    FreeLists& own = m.pools.at(id).free;
+    append(m.free, own, [](std::byte*) { return true; });
+    std::swap(m.free, own);
   }
   void end_use(Device device, int id) {
     const std::lock_guard lock(mutex_);
@@ -222,7 +229,8 @@ class Heap {
   }
   std::byte* take_whole(std::int64_t size, Device device) {
     void* block = cuda::allocate(static_cast<std::size_t>(size));
-    if (!block) {  // the cache may hold enough in blocks of other sizes
+    // The cache may hold enough in blocks of other sizes; a recording cannot wait for their users.
+    if (!block && !cuda::recording()) {
       release_locked(device);
       block = cuda::allocate(static_cast<std::size_t>(size));
     }
@@ -234,21 +242,24 @@ class Heap {
     return nullptr;
   }
 #endif
+  // Gives back what is cached and what pools in use have taken over but not needed.
   void release_locked(Device device) {
-    auto& lists = memory(device).free;
-    if (device.is_cpu()) {
-      for (auto& [size, blocks] : lists)
+    DeviceHeap& m = memory(device);
+    FreeLists spare = std::exchange(m.free, {});
+    for (auto& [id, pool] : m.pools)
+      append(spare, pool.free, [&](std::byte* block) { return !pool.used.contains(block); });
+    if (device.is_cpu())
+      for (auto& [size, blocks] : spare)
         for (std::byte* b : blocks) std::free(b);
-      lists.clear();
-    }
 #ifdef NIBBLE_CUDA_BACKEND
     if (!device.is_cuda()) return;
     cuda::use(device.index);
     cuda::wait();  // queued kernels may still use them
-    for (auto& [size, blocks] : lists) {
-      if (size <= kSmall) continue;  // parts of slabs
-      for (std::byte* b : blocks) cuda::free(b);
-      blocks.clear();
+    for (auto& [size, blocks] : spare) {
+      if (size <= kSmall)
+        m.free[size] = std::move(blocks);  // parts of slabs
+      else
+        for (std::byte* b : blocks) cuda::free(b);
     }
 #endif
   }

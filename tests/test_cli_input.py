@@ -255,6 +255,29 @@ class BadInput(Case):
         self.fails("nowhere does not exist", "eval", "--checkpoint", "nowhere")
         self.fails("holds no checkpoint", "eval", "--checkpoint", self.tokens)
 
+    def test_run_records_that_hold_no_run(self):
+        run = self.folder / "records"
+        run.mkdir()
+        for info in ('{"sessions":[{}]}', '{"sessions":[5]}', '{"sessions":5}', '{"sessions":{}}', "[]", "5", "{"):
+            (run / "run.json").write_text(info)
+            self.fails(r"resume: .* holds no run that could go on", "train", "--resume", "--output", run)
+
+    def test_checkpoints_that_ask_for_more_than_they_hold(self):
+        """A million layers in a file of kilobytes: refused, or listed, at once."""
+        corpus = pathlib.Path(__file__).resolve().parent / "fuzz/corpus/checkpoint"
+        for name in ("layers_many", "state_kinds", "vocab_huge", "width_huge"):
+            file = self.folder / f"{name}.safetensors"
+            shutil.copy(corpus / name, file)
+            nibble("inspect", file, "--stats")
+            for arguments in (("inspect", file, "--dump", "wte.weight/m", self.folder / "o.npy"),
+                              ("compare", file, "--recipe", "int8", "--recipe", "none", "--data", self.tokens)):
+                done = nibble(*arguments)
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertNotIn(b"json.exception", done.stderr)
+        for config in ("data=5", "data.path=5"):
+            self.fails(r"config: data", "compare", "--config", self.config, "--set", config, "--recipe", "int8",
+                       "--recipe", "none", "--data", self.tokens)
+
     def test_resume_falls_back_to_the_previous_checkpoint(self):
         run = self.copy(self.whole, "damaged_run")
         before = self.newest(run).read_bytes()

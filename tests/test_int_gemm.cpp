@@ -8,6 +8,7 @@
 
 #include "quant/cpu/int_gemm.h"
 #include "quant/kernels.h"
+#include "quant/qtensor.h"
 #include "tensor/thread_pool.h"
 
 using namespace nibble;
@@ -239,6 +240,20 @@ TEST_CASE("int gemm: the same bits at any number of threads") {
   set_num_threads(threads);
   CHECK(results[0] == results[1]);
   CHECK(results[0] == results[2]);
+}
+
+TEST_CASE("int gemm: a bias that lies apart is the same bias") {
+  QuantSpec spec;
+  spec.tile = kPerRow;
+  const QTensor a = quantize(Tensor::normal({5, 64}, 0, 1, RngKey{1, 1}), spec),
+                b = quantize(Tensor::normal({7, 64}, 0, 1, RngKey{1, 2}), spec);
+  for (const DType dtype : {DType::F32, DType::BF16}) {
+    const Tensor pairs = Tensor::normal({7, 2}, 0, 1, RngKey{1, 3}).to(dtype);
+    const Tensor strided = pairs.select(1, 0);
+    const Tensor apart = matmul_nt(a, b, {.bias = strided}),
+                 whole = matmul_nt(a, b, {.bias = strided.clone()});
+    CHECK(apart.to_vector() == whole.to_vector());
+  }
 }
 
 namespace {

@@ -168,7 +168,9 @@ TEST_CASE("optim: a step with a gradient that is not finite is skipped whole and
                                                        {"vector", b.storage().clone()}};
     for (const auto& [name, t] : adam.state_tensors())
       if (name != "optimizer/skipped") before.emplace_back(name, t.clone());
+    const std::uint32_t version = a.version();
     CHECK(one_step(true));
+    CHECK(a.version() > version);  // codes that were drawn for this step are not the next one's
     CHECK(adam.skipped() == 1);
     CHECK(adam.updates() == 1);
     CHECK_FALSE(b.has_grad());

@@ -109,6 +109,9 @@ TEST_CASE("plans: a corrupt table is one clear error") {
   refused("", "is no table of plans, or a damaged one; nibble tune writes them");
   refused("{}", "is no table of plans");
   refused("[1, 2]", "is no table of plans");
+  refused("{\"nibble_plans\": " + std::string(200000, '['), "is no table of plans");
+  refused("{\"nibble_plans\": " + std::string(200000, '[') + std::string(200000, ']') + "}",
+          "is no table of plans");
   refused("\xff\xfe", "is no table of plans");
   for (std::size_t cut = 1; cut < whole.size(); cut += 7)
     refused(whole.substr(0, cut), "is no table of plans, or a damaged one");

@@ -68,6 +68,47 @@ TEST_CASE("memory pool: what is freed while it is in use stays, and all is relea
   for (int i = 0; i < 3; ++i) found.insert(all.emplace_back(Tensor::empty({16411})).raw());
   CHECK(found.contains(kept));
 }
+
+TEST_CASE("memory pool: its own blocks go first, so that uses in turn take no more") {
+  MemoryPool pool(kCpu);
+  std::set<const std::byte*> inside;
+  for (int round = 0; round < 6; ++round) {
+    (void)Tensor::empty({32771});  // leaves a block of the size with the others
+    const MemoryPool::Use use(pool);
+    inside.insert(Tensor::empty({32771}).raw());
+  }
+  CHECK(inside.size() == 1);
+}
+
+TEST_CASE("memory pool: a block stays with its pool while another is in use") {
+  MemoryPool first(kCpu), second(kCpu);
+  Tensor outlives;
+  {
+    const MemoryPool::Use use(first);
+    outlives = Tensor::empty({65539});
+  }
+  const std::byte* block = outlives.raw();
+  {
+    const MemoryPool::Use use(second);
+    outlives = Tensor();
+    CHECK(Tensor::empty({65539}).raw() != block);
+  }
+  const MemoryPool::Use use(first);
+  CHECK(Tensor::empty({65539}).raw() == block);
+}
+
+TEST_CASE("memory pool: releasing the cache leaves what a recording works in") {
+  MemoryPool pool(kCpu);
+  const std::byte* kept = nullptr;
+  {
+    const MemoryPool::Use use(pool);
+    kept = Tensor::empty({131101}).raw();
+    release_cached_memory(kCpu);
+  }
+  release_cached_memory(kCpu);
+  const MemoryPool::Use use(pool);
+  CHECK(Tensor::empty({131101}).raw() == kept);
+}
 #endif
 
 TEST_CASE("recorded work: a CPU has none") {

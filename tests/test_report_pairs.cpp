@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
+#include <iterator>
 
 #include "apps/report/groups.h"
 #include "apps/report/pairing.h"
@@ -36,6 +38,36 @@ bool notes(const Table& table, const std::string& text) {
 }
 
 }  // namespace
+
+TEST_CASE("report pairs: what changes no bits makes no other group, and no contradiction") {
+  const test::TempDir dir;
+  write_table(dir / "");
+  // Seed 1 again, validated once more on the way, its blocks checkpointed, with a table of plans
+  // that was ignored.
+  write_run(dir / "again", "int8", 1, 2.811);
+  const auto rewrite = [&](const std::string& name, const auto& change) {
+    std::ifstream in(dir / "again" / name);
+    std::string text((std::istreambuf_iterator<char>(in)), {});
+    in.close();
+    std::ofstream(dir / "again" / name) << change(text);
+  };
+  rewrite("metrics.jsonl", [](const std::string& t) {
+    return "{\"step\":1,\"val_loss\":5,\"val_bits_per_byte\":2}\n" + t;
+  });
+  rewrite("run.json", [](std::string t) {
+    const std::string at = "\"optimizer\":";
+    return t.insert(t.find(at), "\"tune\":\"p.json\",\"model\":{\"checkpoint_blocks\":true},");
+  });
+  const Table table = table_of(dir);
+  CHECK(table.groups.size() == 1);
+  CHECK(notes(table, "again"));
+  // With plans in use it is another group.
+  rewrite("run.json", [](std::string t) {
+    const std::string at = "\"config\":";
+    return t.insert(t.find(at), "\"plan_hash\":\"00ff\",");
+  });
+  CHECK(table_of(dir).groups.size() == 2);
+}
 
 TEST_CASE("report pairs: a seed given three times is one observation") {
   const test::TempDir dir;

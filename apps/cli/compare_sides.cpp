@@ -19,7 +19,7 @@ void warn(const std::string& text) { fmt::print(stderr, "nibble: warning: {}\n",
 
 void load_into(Side& side, const std::string& path) {
   side.weights = std::make_shared<const Checkpoint>(train::open_any(path, warn));
-  side.vocab = side.weights->state().value("vocab", std::int64_t{0});
+  side.vocab = train::state_number(side.weights->state(), "vocab");
   NIBBLE_CHECK(side.vocab > 0, "checkpoint", "{} does not say the size of its vocabulary",
                side.weights->file().path().string());
 }
@@ -29,14 +29,16 @@ Side from_checkpoint(const std::string& path) {
   load_into(side, path);
   side.config = train::config_of(side.weights->state());
   side.label = fmt::format("{}, step {}", side.weights->file().path().string(),
-                           side.weights->state().value("step", std::int64_t{0}));
+                           train::state_number(side.weights->state(), "step"));
   return side;
 }
 
 Side from_config(const LayerOptions& o, const std::string& files) {
   Json text = config::load(config::split_files(files), o.overrides);
   // A configuration that ships names no data.
-  if (!o.data.empty() || !text.contains("data")) text["data"]["path"] = o.data;
+  if (!text.contains("data")) text["data"] = Json::object();
+  if (text["data"].is_object() && (!o.data.empty() || text["data"].empty()))
+    text["data"]["path"] = o.data;
   Side side{.label = files, .config = train::read_config(text), .weights = {}, .vocab = 0};
   if (o.init.empty()) return side;
   load_into(side, o.init);
@@ -104,6 +106,7 @@ std::unique_ptr<LanguageModel> build_side(const Side& side, std::int64_t vocab, 
   train::TrainConfig config = side.config;
   config.trainer.seed = seed;              // initial values are drawn from (seed, name)
   config.model.checkpoint_blocks = false;  // the same bits; outputs come in forward
+  if (side.weights) train::check_weights(config, vocab, side.weights->file());
   std::unique_ptr<LanguageModel> model = train::build_model(config, vocab, device);
   if (side.weights) train::load_weights(*model, *side.weights);
   return model;

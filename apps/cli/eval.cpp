@@ -83,8 +83,8 @@ void print(const std::string& name, const train::EvalResult::Part& part) {
 
 int eval(const Options& o) {
   const Device device = o.machinery.apply();
-  if (const auto plans = train::use_plan_table(o.tune, device); !plans.note.empty())
-    fmt::print(stderr, "nibble: warning: {}\n", plans.note);
+  const train::UsedPlans plans = train::use_plan_table(o.tune, device);
+  if (!plans.note.empty()) fmt::print(stderr, "nibble: warning: {}\n", plans.note);
   const LoadedModel loaded = LoadedModel::open(o.checkpoint, device);
   NIBBLE_CHECK(o.sequence <= loaded.model->context(), "eval",
                "--sequence: got {}, expected at most the context of {}", o.sequence,
@@ -98,6 +98,7 @@ int eval(const Options& o) {
     json["checkpoint"] = loaded.path.string();
     json["step"] = loaded.step;
     json["of"] = what;
+    json["plan_hash"] = plans.hash;
     for (const auto& [source, part] : result.strata) json["strata"][source] = to_json(part);
     fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));
     return 0;

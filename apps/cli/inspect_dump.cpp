@@ -10,6 +10,7 @@
 #include "apps/config/nearest.h"
 #include "apps/train/build.h"
 #include "apps/train/trainer.h"
+#include "apps/train/weights.h"
 #include "nn/checkpoint_file.h"
 #include "nn/npy.h"
 
@@ -70,7 +71,9 @@ class Source {
     if (!model_) {
       const Json state = checkpoint_->state();
       const train::TrainConfig config = train::config_of(state);
-      model_ = train::build_model(config, state.value("vocab", std::int64_t{0}), kMeta);
+      const std::int64_t vocab = train::state_number(state, "vocab");
+      train::check_weights(config, vocab, checkpoint_->file());
+      model_ = train::build_model(config, vocab, kMeta);
       optimizer_ = train::build_optimizer(config, *model_);
     }
     for (Parameter* p : parameters(*model_))

@@ -4,6 +4,7 @@
 
 #include "apps/train/build.h"
 #include "apps/train/trainer.h"
+#include "apps/train/weights.h"
 
 namespace nibble::cli {
 namespace {
@@ -45,7 +46,9 @@ EncodedTensors EncodedTensors::of(const SafetensorsFile& file, const Json& state
   std::unique_ptr<Optimizer> optimizer;
   try {
     const train::TrainConfig config = train::config_of(state);
-    model = train::build_model(config, state.value("vocab", std::int64_t{0}), kMeta);
+    const std::int64_t vocab = train::state_number(state, "vocab");
+    train::check_weights(config, vocab, file);
+    model = train::build_model(config, vocab, kMeta);
     optimizer = train::build_optimizer(config, *model);
   } catch (const std::exception&) {
     return found;

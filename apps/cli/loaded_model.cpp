@@ -17,13 +17,9 @@ LoadedModel LoadedModel::open(const std::filesystem::path& path, Device device,
   const Checkpoint checkpoint = train::open_any(
       path, [](const std::string& text) { fmt::print(stderr, "nibble: warning: {}\n", text); });
   const Json state = checkpoint.state();
-  const auto number = [&](const char* key) {
-    const auto at = state.find(key);
-    return at != state.end() && at->is_number_integer() ? at->get<std::int64_t>() : 0;
-  };
   LoadedModel loaded{.path = checkpoint.file().path(),
-                     .step = number("step"),
-                     .vocab = number("vocab"),
+                     .step = train::state_number(state, "step"),
+                     .vocab = train::state_number(state, "vocab"),
                      .config = train::config_of(state),
                      .model = {}};
   NIBBLE_CHECK(loaded.vocab > 0, "checkpoint", "{} does not say the size of its vocabulary",
@@ -35,7 +31,7 @@ LoadedModel LoadedModel::open(const std::filesystem::path& path, Device device,
                                 .tie_embeddings.value_or(loaded.config.model.tie_embeddings);
     loaded.config.recipe = recipes::to_string(chosen);
   }
-  train::check_weights(loaded.config, loaded.vocab, checkpoint);
+  train::check_weights(loaded.config, loaded.vocab, checkpoint.file());
   loaded.model = train::build_model(loaded.config, loaded.vocab, device);
   NIBBLE_CHECK(loaded.vocab <= loaded.model->vocab(), "checkpoint",
                "{}: got a vocabulary of {} tokens and a model of {}", loaded.path.string(),

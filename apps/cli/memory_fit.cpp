@@ -71,10 +71,11 @@ std::optional<std::string> fitting(const std::optional<Change>& change, std::int
   return fmt::format("{} with{}", size_text(peak), change->settings);
 }
 
-// The fewest parts that fit.
+// The fewest parts that fit, of as many as would still be a sensible step.
 std::optional<std::string> fitting_parts(const Change& from, std::int64_t vocab,
                                          std::int64_t limit) {
-  for (std::int64_t parts = 2; parts <= from.config.trainer.batch; ++parts)
+  constexpr std::int64_t kMost = 512;
+  for (std::int64_t parts = 2; parts <= std::min(from.config.trainer.batch, kMost); ++parts)
     if (auto text = fitting(in_parts(from, parts), vocab, limit)) return text;
   return std::nullopt;
 }

@@ -53,9 +53,12 @@ Json recorded_config(const std::filesystem::path& output) {
   }
   // Killed before its first checkpoint, a run begins again as it was begun.
   const Json info = parse_json<Json>(run::read_whole_file(output / "run.json", "resume"));
-  NIBBLE_CHECK(info.is_object() && info.contains("sessions") && !info["sessions"].empty(), "resume",
-               "{} holds no run that could go on", output.string());
-  return train::write_config(train::read_config(info["sessions"].back()["config"]));
+  const auto sessions = info.find("sessions");
+  const bool begun = info.is_object() && sessions != info.end() && sessions->is_array() &&
+                     !sessions->empty() && sessions->back().is_object() &&
+                     sessions->back().contains("config");
+  NIBBLE_CHECK(begun, "resume", "{} holds no run that could go on", output.string());
+  return train::write_config(train::read_config(sessions->back()["config"]));
 }
 
 }  // namespace

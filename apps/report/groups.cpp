@@ -13,9 +13,15 @@ namespace {
 
 constexpr const char* kOp = "compare";
 // What tells nothing about the model that comes out.
-constexpr std::string_view kIgnored[] = {
-    "trainer.seed",       "trainer.log_every",       "trainer.keep",  "trainer.checkpoint_every",
-    "trainer.eval_every", "trainer.telemetry_every", "trainer.graph", "data.path"};
+constexpr std::string_view kIgnored[] = {"trainer.seed",
+                                         "trainer.log_every",
+                                         "trainer.keep",
+                                         "trainer.checkpoint_every",
+                                         "trainer.eval_every",
+                                         "trainer.telemetry_every",
+                                         "model.checkpoint_blocks",
+                                         "tune",
+                                         "data.path"};
 
 using Flat = std::map<std::string, std::string>;
 
@@ -24,6 +30,8 @@ Flat traits_of(const RunRecord& run) {
   for (const auto& [key, value] : flatten(run.config))
     if (std::ranges::find(kIgnored, key) == std::end(kIgnored) && !key.starts_with("samples"))
       flat[key] = value;
+  // A table of plans is its content, wherever it lay.
+  if (!run.plan_hash.empty()) flat["plans"] = run.plan_hash;
   return flat;
 }
 

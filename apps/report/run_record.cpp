@@ -192,6 +192,7 @@ RunRecord read_run(const std::filesystem::path& path) {
     const Json& last = sessions->back();
     if (const Json& config = member(last, "config"); config.is_object()) run.config = config;
     run.data_hash = text_of(last, "data_hash");
+    run.plan_hash = text_of(last, "plan_hash");
     run.started = text_of(sessions->front(), "start_time");
     run.commit = text_of(member(last, "build"), "commit");
   }

@@ -40,7 +40,7 @@ struct RunRecord {
   std::string name;  // of the folder; made unique by read_runs
   std::filesystem::path path;
   Json config = Json::object();  // the last session's; empty: unknown
-  std::string data_hash, commit, started, device;
+  std::string data_hash, plan_hash, commit, started, device;
   std::uint64_t seed = 0;
   std::int64_t steps = 0;  // planned
   Status status = Status::Empty;

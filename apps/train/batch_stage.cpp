@@ -36,6 +36,7 @@ void BatchStage::put(std::int64_t micro, const Batch& batch) {
                         [[maybe_unused]] std::int64_t part) {
     NIBBLE_CHECK(static_cast<std::int64_t>(from.size()) == tokens_, "batch",
                  "got {} tokens, expected {}", from.size(), tokens_);
+    to.bump_version();
 #ifdef NIBBLE_CUDA_BACKEND
     if (device_.is_cuda()) {
       std::int32_t* staged = pinned_ + (2 * micro + part) * tokens_;

@@ -9,6 +9,7 @@
 #include "apps/run/append_file.h"
 #include "tensor/atomic_file.h"
 #include "tensor/check.h"
+#include "tensor/json_text.h"
 
 namespace nibble::train {
 namespace {
@@ -92,8 +93,7 @@ PlanTable read_plan_table(const std::filesystem::path& path) {
   NIBBLE_CHECK(std::filesystem::is_regular_file(path), kOp,
                "{} is not a file; nibble tune writes one, --set tune= goes on without",
                path.string());
-  return plan_table_from(Json::parse(run::read_whole_file(path, kOp), nullptr, false),
-                         path.string());
+  return plan_table_from(parse_json<Json>(run::read_whole_file(path, kOp)), path.string());
 }
 
 void write_plan_table(const std::filesystem::path& path, const PlanTable& table) {

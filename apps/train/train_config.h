@@ -111,6 +111,10 @@ void visit(V& v, TrainerConfig& c) {
   v("steps", c.steps, config::at_least(1));
   v("batch", c.batch, config::at_least(1));
   v("accumulation", c.accumulation, config::at_least(1));
+  constexpr std::int64_t kMost = std::int64_t{1} << 24;  // what a step holds is counted in 64 bits
+  v.check(c.batch <= kMost, "batch", "got {} expected at most {}", c.batch, kMost);
+  v.check(c.accumulation <= kMost, "accumulation", "got {} expected at most {}", c.accumulation,
+          kMost);
   v("lr", c.lr, config::above(0.0));
   v("lr_floor", c.lr_floor, config::between(0.0, 1.0));
   v("schedule", c.schedule);

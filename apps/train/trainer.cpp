@@ -165,7 +165,7 @@ void Session::restore() {
 void Session::start_from(const std::filesystem::path& path) {
   const Checkpoint checkpoint =
       open_any(path, [&](const std::string& text) { progress_.message("warning: " + text); });
-  const auto vocab = checkpoint.state().value("vocab", std::int64_t{0});
+  const std::int64_t vocab = state_number(checkpoint.state(), "vocab");
   NIBBLE_CHECK(vocab == dataset_.vocab_size, "train",
                "--init: the weights know a vocabulary of {} tokens, expected the {} of {}", vocab,
                dataset_.vocab_size, config_.data.path.string());
@@ -254,10 +254,12 @@ void Session::handle_not_finite(std::int64_t position, double loss, double norm)
   Tape tape;
   tape.set_check_finite(true);
   try {
-    for (std::int64_t micro = 0; micro < config_.trainer.accumulation; ++micro) {
-      batches_.put(micro, loader_->next());
-      micro_step(micro, tape, nullptr);
-    }
+    in_shared_memory([&] {
+      for (std::int64_t micro = 0; micro < config_.trainer.accumulation; ++micro) {
+        batches_.put(micro, loader_->next());
+        micro_step(micro, tape, nullptr);
+      }
+    });
   } catch (const Error& e) {
     if (e.op() != "not finite") throw;
     fail("train",
@@ -298,7 +300,8 @@ void Session::evaluate_now() {
   // A run that is resumed where it had ended evaluates again; what it finds is on record.
   if (step_ == resumed_at_) {
     const std::vector<Json> known = run::read_metrics(folder_.metrics());
-    if (std::find(known.begin(), known.end(), row) != known.end()) return;
+    const Json written = Json::parse(row.dump());  // where not-finite numbers are null
+    if (std::find(known.begin(), known.end(), written) != known.end()) return;
   }
   if (r.all.text_bytes) events_->scalar(step_, "val/bits_per_byte", r.all.bits_per_byte());
   metrics_->write(row);

@@ -27,17 +27,22 @@ NamedTensors weight_tensors(Module& model) {
   return all;
 }
 
-void check_weights(const TrainConfig& config, std::int64_t vocab, const Checkpoint& checkpoint) {
-  const std::string file = checkpoint.file().path().string();
-  const std::size_t stored = checkpoint.file().entries().size();
+std::int64_t state_number(const Json& state, const char* key) {
+  const auto at = state.find(key);
+  return at != state.end() && at->is_number_integer() ? at->get<std::int64_t>() : 0;
+}
+
+void check_weights(const TrainConfig& config, std::int64_t vocab, const SafetensorsFile& weights) {
+  const std::string file = weights.path().string();
+  const std::size_t stored = weights.entries().size();
   const std::int64_t layers = gpt2_of(config.model, vocab).layers;
   NIBBLE_CHECK(std::cmp_less_equal(layers, stored), "checkpoint",
                "{}: model.layers: got {}, while there are {} tensors in all", file, layers, stored);
   // On the Meta device a model is its names and shapes.
   const auto model = build_model(config, vocab, kMeta);
   for (const Parameter* p : parameters(*model)) {
-    const SafetensorsFile::Entry* e = checkpoint.file().find(p->name);
-    if (e == nullptr) e = checkpoint.file().find(codes_of(*p));
+    const SafetensorsFile::Entry* e = weights.find(p->name);
+    if (e == nullptr) e = weights.find(codes_of(*p));
     NIBBLE_CHECK(e, "checkpoint",
                  "{} holds no tensor '{}'; was it written with another configuration?", file,
                  p->name);

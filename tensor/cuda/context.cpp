@@ -190,14 +190,19 @@ void synchronize() {
 }
 
 void copy_to_device(void* to, const void* from, std::size_t bytes) {
-  NIBBLE_CHECK(!recording(), "graph", "{} bytes were to be copied from the host in a recorded step",
-               bytes);
+  NIBBLE_CHECK(
+      !recording(), "graph",
+      "{} bytes were to be copied from the host in a recorded step; --graph off runs it as it "
+      "is",
+      bytes);
   NIBBLE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream()));
 }
 
 void copy_to_host(void* to, const void* from, std::size_t bytes) {
-  NIBBLE_CHECK(!recording(), "graph", "{} bytes were to be copied to the host in a recorded step",
-               bytes);
+  NIBBLE_CHECK(
+      !recording(), "graph",
+      "{} bytes were to be copied to the host in a recorded step; --graph off runs it as it is",
+      bytes);
   NIBBLE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream()));
   synchronize();
 }

@@ -87,13 +87,10 @@ void Graph::record(const std::function<void()>& work) {
   }
   cudaGraphExec_t instance = nullptr;
   const cudaError_t status = cudaGraphInstantiate(&instance, graph, 0);
-  std::size_t nodes = 0;
-  (void)cudaGraphGetNodes(graph, nullptr, &nodes);
   (void)cudaGraphDestroy(graph);
   NIBBLE_CUDA_CHECK(status);
   if (instance_) (void)cudaGraphExecDestroy(instance_);
   instance_ = instance;
-  nodes_ = nodes;
 }
 
 void Graph::launch() const {

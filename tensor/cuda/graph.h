@@ -22,11 +22,9 @@ class Graph {
   void record(const std::function<void()>& work);
   void launch() const;  // on the current stream
   bool recorded() const { return instance_ != nullptr; }
-  std::size_t nodes() const { return nodes_; }  // without those of conditional bodies
 
  private:
   cudaGraphExec_t instance_ = nullptr;
-  std::size_t nodes_ = 0;
 };
 
 bool recording();  // whether this thread is inside Graph::record
