@@ -246,8 +246,10 @@ class Heap {
   void release_locked(Device device) {
     DeviceHeap& m = memory(device);
     FreeLists spare = std::exchange(m.free, {});
-    for (auto& [id, pool] : m.pools)
+    for (auto& entry : m.pools) {
+      Pool& pool = entry.second;
       append(spare, pool.free, [&](std::byte* block) { return !pool.used.contains(block); });
+    }
     if (device.is_cpu())
       for (auto& [size, blocks] : spare)
         for (std::byte* b : blocks) std::free(b);
