@@ -95,8 +95,9 @@ void print_products(const std::vector<ProductRow>& products, bool all) {
 void print_memory(const MemoryPlan& plan) {
   fmt::print("\nmemory of a step at its fullest moment\n");
   for (const auto& [name, bytes] : plan.categories) {
-    const auto* known = std::find_if(std::begin(kMemoryCategories), std::end(kMemoryCategories),
-                                     [&](const MemoryCategory& c) { return name == c.name; });
+    const auto* known =
+        std::find_if(std::begin(kMemoryCategories), std::end(kMemoryCategories),
+                     [&category = name](const MemoryCategory& c) { return category == c.name; });
     fmt::print("  {:<12}{:>10}  {}\n", name, size_text(bytes),
                known == std::end(kMemoryCategories) ? "" : known->what);
   }
