@@ -5,8 +5,10 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 import unittest
 
 TEXT = pathlib.Path(__file__).resolve().parent.parent / "data/text/austen.txt"
@@ -60,6 +62,23 @@ def make_tokens(folder, size=20000):
     done = nibble("tokenize", "--input", text, "--output", folder / "tokens", "--val-fraction", 0.2)
     assert done.returncode == 0, done.stderr
     return folder / "tokens"
+
+
+class TrainedCase(Case):
+    """Has a folder of its own with tokens, the configuration SMALL (of MODEL's changes) and a finished run, `whole`."""
+    MODEL = {}
+    TRAIN = ()  # further options
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = pathlib.Path(tempfile.mkdtemp())
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        cls.tokens = make_tokens(cls.folder)
+        config = SMALL | {"model": SMALL["model"] | cls.MODEL, "data": {"path": str(cls.tokens)}}
+        cls.config = write_config(cls.folder / "small.jsonnet", config)
+        cls.whole = cls.folder / "whole"
+        done = nibble("train", "--config", cls.config, "--output", cls.whole, *cls.TRAIN)
+        assert done.returncode == 0, done.stderr
 
 
 def read_npy(path):

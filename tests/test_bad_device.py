@@ -4,12 +4,9 @@
 Runs without a GPU in every build: where there is one, it is hidden from the program.
 """
 import json
-import pathlib
 import re
-import shutil
-import tempfile
 
-from cli_testing import SMALL, Case, main, make_tokens, nibble, write_config
+from cli_testing import TrainedCase, main
 
 HIDDEN = {"CUDA_VISIBLE_DEVICES": "-1"}
 # What a build without CUDA says, and one with it.
@@ -23,17 +20,7 @@ def sizes(text):
     return dict(re.findall(r"(\w+) ([\d.]+ \w*B)\b", text.split("of them ")[1].split(";")[0]))
 
 
-class BadDevice(Case):
-    @classmethod
-    def setUpClass(cls):
-        cls.folder = pathlib.Path(tempfile.mkdtemp())
-        cls.addClassCleanup(shutil.rmtree, cls.folder)
-        cls.tokens = make_tokens(cls.folder)
-        cls.config = write_config(cls.folder / "small.jsonnet", SMALL | {"data": {"path": str(cls.tokens)}})
-        cls.whole = cls.folder / "whole"
-        done = nibble("train", "--config", cls.config, "--output", cls.whole)
-        assert done.returncode == 0, done.stderr
-
+class BadDevice(TrainedCase):
     def peak(self, *settings):
         return json.loads(self.ok("inspect", self.config, "--json", *settings))["memory"]["peak"]
 

@@ -4,29 +4,17 @@ import array
 import json
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import unittest
 
-from cli_testing import SMALL, TEXT, Case, main, make_tokens, nibble, write_config
+from cli_testing import SMALL, TEXT, TrainedCase, main, nibble, write_config
 
 GPT2 = TEXT.parent.parent / "gpt2"
 GOLDEN = pathlib.Path(__file__).resolve().parent / "golden"
 
 
-class Commands(Case):
-    @classmethod
-    def setUpClass(cls):
-        cls.folder = pathlib.Path(tempfile.mkdtemp())
-        cls.addClassCleanup(shutil.rmtree, cls.folder)
-        cls.tokens = make_tokens(cls.folder)
-        cls.config = write_config(cls.folder / "small.jsonnet", SMALL | {"data": {"path": str(cls.tokens)}})
-        cls.run_folder = cls.folder / "run"
-        done = nibble("train", "--config", cls.config, "--output", cls.run_folder)
-        assert done.returncode == 0, done.stderr
-
+class Commands(TrainedCase):
     def train(self, name, *arguments, **options):
         return self.ok("train", "--config", self.config, "--output", self.folder / name, *arguments, **options)
 
@@ -153,11 +141,11 @@ class Commands(Case):
 
     # train
     def test_a_run_leaves_what_it_should(self):
-        steps = [int(p.name[5:13]) for p in sorted((self.run_folder / "checkpoints").iterdir())]
+        steps = [int(p.name[5:13]) for p in sorted((self.whole / "checkpoints").iterdir())]
         self.assertEqual(steps[-3:], [2, 4, 6])
-        rows = [json.loads(line) for line in (self.run_folder / "metrics.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in (self.whole / "metrics.jsonl").read_text().splitlines()]
         self.assertEqual([row["step"] for row in rows if "loss" in row], [1, 2, 3, 4, 5, 6])
-        session = json.loads((self.run_folder / "run.json").read_text())["sessions"][0]
+        session = json.loads((self.whole / "run.json").read_text())["sessions"][0]
         self.assertEqual(session["config"]["optimizer"]["beta2"], 0.95)  # defaults are recorded
         self.assertIn("--config", session["command"])
 
@@ -188,7 +176,7 @@ class Commands(Case):
     def test_resume_takes_the_recorded_config(self):
         self.train("cut", "--set", "trainer.steps=2")
         self.ok("train", "--output", self.folder / "cut", "--resume", "--set", "trainer.steps=6")
-        a, b = self.checkpoint("cut", 6).read_bytes(), self.checkpoint("run", 6).read_bytes()
+        a, b = self.checkpoint("cut", 6).read_bytes(), self.checkpoint("whole", 6).read_bytes()
         # The cosine's end differs, so only form and length agree: two steps were made for another schedule.
         self.assertEqual(len(a), len(b))
 
@@ -196,26 +184,26 @@ class Commands(Case):
         self.train("late", "--max-minutes", "1e-9", code=3)
         self.assertTrue(self.checkpoint("late", 1).exists())
         self.train("late", "--resume")
-        self.assertEqual(self.checkpoint("late", 6).read_bytes(), self.checkpoint("run", 6).read_bytes())
+        self.assertEqual(self.checkpoint("late", 6).read_bytes(), self.checkpoint("whole", 6).read_bytes())
 
     def test_a_kill_before_the_first_checkpoint(self):
         self.train("early", fault="rename:2", code=-9)
         self.assertFalse(list((self.folder / "early/checkpoints").glob("*.safetensors")))
         self.ok("train", "--output", self.folder / "early", "--resume")
-        self.assertEqual(self.checkpoint("early", 6).read_bytes(), self.checkpoint("run", 6).read_bytes())
+        self.assertEqual(self.checkpoint("early", 6).read_bytes(), self.checkpoint("whole", 6).read_bytes())
 
     def test_init_takes_weights_and_survives_a_resume(self):
-        self.train("warm", "--init", self.run_folder)
+        self.train("warm", "--init", self.whole)
         first = json.loads((self.folder / "warm/metrics.jsonl").read_text().splitlines()[0])
-        cold = json.loads((self.run_folder / "metrics.jsonl").read_text().splitlines()[0])
+        cold = json.loads((self.whole / "metrics.jsonl").read_text().splitlines()[0])
         self.assertLess(first["loss"], cold["loss"])
-        self.train("warm2", "--init", self.run_folder, fault="rename:3", code=-9)  # while saving step 2
+        self.train("warm2", "--init", self.whole, fault="rename:3", code=-9)  # while saving step 2
         self.ok("train", "--output", self.folder / "warm2", "--resume")
         self.assertEqual(self.checkpoint("warm2", 6).read_bytes(), self.checkpoint("warm", 6).read_bytes())
 
     def test_threads_do_not_change_the_bytes(self):
         self.train("three", "--threads", 3)
-        self.assertEqual(self.checkpoint("three", 6).read_bytes(), self.checkpoint("run", 6).read_bytes())
+        self.assertEqual(self.checkpoint("three", 6).read_bytes(), self.checkpoint("whole", 6).read_bytes())
 
     # --dry-run
     def test_dry_run_tells_and_leaves_nothing(self):
@@ -248,16 +236,16 @@ class Commands(Case):
 
     # eval, generate
     def test_eval(self):
-        out = self.ok("eval", "--checkpoint", self.run_folder)
+        out = self.ok("eval", "--checkpoint", self.whole)
         found = re.fullmatch(r"val: loss ([\d.]+) nats a token, perplexity [\d.]+, (\d\.\d{4}) bits a byte .*\n", out)
         self.assertTrue(found, out)
-        data = json.loads(self.ok("eval", "--checkpoint", self.checkpoint("run", 6), "--json"))
+        data = json.loads(self.ok("eval", "--checkpoint", self.checkpoint("whole", 6), "--json"))
         self.assertAlmostEqual(data["loss"], float(found.group(1)), places=3)
         self.assertEqual((data["step"], data["tokens"]), (6, data["text_bytes"]))
         # A text in place of a split, and other windows.
-        text = self.ok("eval", "--checkpoint", self.run_folder, "--text", self.folder / "text.txt", "--batch", 3)
+        text = self.ok("eval", "--checkpoint", self.whole, "--text", self.folder / "text.txt", "--batch", 3)
         self.assertIn("(20000 tokens, 20000 bytes)", text)
-        short = json.loads(self.ok("eval", "--checkpoint", self.run_folder, "--sequence", 4, "--json"))
+        short = json.loads(self.ok("eval", "--checkpoint", self.whole, "--sequence", 4, "--json"))
         self.assertEqual(short["tokens"], data["tokens"])
 
     def test_eval_by_stratum(self):
@@ -266,13 +254,13 @@ class Commands(Case):
         (self.folder / "strata.jsonl").write_text("\n".join(lines) + "\n")
         self.ok("tokenize", "--input", self.folder / "text.txt", "--val-input", self.folder / "strata.jsonl",
                 "--output", self.folder / "strata")
-        out = self.ok("eval", "--checkpoint", self.run_folder, "--data", self.folder / "strata").splitlines()
+        out = self.ok("eval", "--checkpoint", self.whole, "--data", self.folder / "strata").splitlines()
         self.assertEqual([line.split(":")[0] for line in out], ["val/letter", "val/novel", "val"])
-        data = json.loads(self.ok("eval", "--checkpoint", self.run_folder, "--data", self.folder / "strata", "--json"))
+        data = json.loads(self.ok("eval", "--checkpoint", self.whole, "--data", self.folder / "strata", "--json"))
         self.assertEqual(set(data["strata"]), {"novel", "letter"})
 
     def test_generate(self):
-        command = ["generate", "--checkpoint", self.run_folder, "--prompt", "It is", "--tokens", 40]
+        command = ["generate", "--checkpoint", self.whole, "--prompt", "It is", "--tokens", 40]
         one = self.ok(*command)  # longer than the context, and decoded: it is UTF-8
         self.assertTrue(one.startswith("It is"))
         self.assertEqual(one, self.ok(*command))
@@ -282,10 +270,10 @@ class Commands(Case):
         self.assertEqual(greedy, self.ok(*command, "--top-k", 1))
         self.assertEqual(greedy, self.ok(*command, "--temperature", 0))
         self.assertEqual(greedy, self.ok(*command, "--temperature", 0, "--no-cache", "--threads", 1))
-        self.assertEqual(self.ok("generate", "--checkpoint", self.run_folder, "--tokens", 0), "\n")
+        self.assertEqual(self.ok("generate", "--checkpoint", self.whole, "--tokens", 0), "\n")
 
     def test_generate_under_another_recipe(self):
-        command = ["generate", "--checkpoint", self.run_folder, "--prompt", "It is", "--tokens", 20, "--greedy"]
+        command = ["generate", "--checkpoint", self.whole, "--prompt", "It is", "--tokens", 20, "--greedy"]
         for recipe in ("int8", "int8,weights=int8", "w8a8g8", "fp8_rowwise"):
             text = self.ok(*command, "--recipe", recipe)
             self.assertTrue(text.startswith("It is"))

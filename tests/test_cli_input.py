@@ -5,9 +5,8 @@ import json
 import pathlib
 import shutil
 import struct
-import tempfile
 
-from cli_testing import SMALL, TEXT, Case, main, make_tokens, nibble, write_config
+from cli_testing import TEXT, TrainedCase, main, nibble
 
 
 def shard(path, change):
@@ -16,17 +15,7 @@ def shard(path, change):
     file.write_bytes(change(file.read_bytes()))
 
 
-class BadInput(Case):
-    @classmethod
-    def setUpClass(cls):
-        cls.folder = pathlib.Path(tempfile.mkdtemp())
-        cls.addClassCleanup(shutil.rmtree, cls.folder)
-        cls.tokens = make_tokens(cls.folder)
-        cls.config = write_config(cls.folder / "small.jsonnet", SMALL | {"data": {"path": str(cls.tokens)}})
-        cls.whole = cls.folder / "whole"
-        done = nibble("train", "--config", cls.config, "--output", cls.whole)
-        assert done.returncode == 0, done.stderr
-
+class BadInput(TrainedCase):
     def train_fails(self, pattern, *arguments, output="none", **options):
         lines = self.fails(pattern, "train", "--config", self.config, "--output", self.folder / output, *arguments,
                            **options)

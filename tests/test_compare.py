@@ -2,11 +2,9 @@
 """`nibble compare` by layer: `test_compare.py NIBBLE`."""
 import json
 import math
-import pathlib
 import shutil
-import tempfile
 
-from cli_testing import SMALL, Case, main, make_tokens, nibble, read_npy, write_config
+from cli_testing import SMALL, TrainedCase, main, read_npy, write_config
 
 FC2 = "blocks.1.mlp.fc2"
 
@@ -16,18 +14,13 @@ def sqnr(a, b):
     return 10 * math.log10(math.fsum(x * x for x in a) / math.fsum((x - y) ** 2 for x, y in zip(a, b)))
 
 
-class Layers(Case):
+class Layers(TrainedCase):
+    MODEL = {"layers": 2, "dropout": 0.1}
+
     @classmethod
     def setUpClass(cls):
-        cls.folder = pathlib.Path(tempfile.mkdtemp())
-        cls.addClassCleanup(shutil.rmtree, cls.folder)
-        cls.tokens = make_tokens(cls.folder)
-        config = SMALL | {"model": SMALL["model"] | {"layers": 2, "dropout": 0.1}, "data": {"path": str(cls.tokens)}}
-        cls.config = write_config(cls.folder / "small.jsonnet", config)
-        cls.run_folder = cls.folder / "run"
-        done = nibble("train", "--config", cls.config, "--output", cls.run_folder)
-        assert done.returncode == 0, done.stderr
-        cls.checkpoints = sorted((cls.run_folder / "checkpoints").glob("*.safetensors"))
+        super().setUpClass()
+        cls.checkpoints = sorted((cls.whole / "checkpoints").glob("*.safetensors"))
 
     def compare(self, *arguments):
         return json.loads(self.ok("compare", *arguments, "--json"))
@@ -55,14 +48,14 @@ class Layers(Case):
 
     def test_text_and_file(self):
         file = self.folder / "report.json"
-        text = self.ok("compare", self.run_folder, "--recipe", "none", "--recipe", "w4_tensor", "--json", file)
+        text = self.ok("compare", self.whole, "--recipe", "none", "--recipe", "w4_tensor", "--json", file)
         self.assertRegex(text, r"A  .*step 6, recipe none: loss \d\.\d+\nB  .*recipe w4_tensor,tie=on: loss")
         self.assertRegex(text, r"\nblocks\.0\.attn\.qkv/linear +\[1, 16, 48\] +\d+\.\d +0\.\d{6} +\S+  <\n")
         self.assertRegex(text, r"first below 20 dB: blocks\.0\.attn\.qkv/linear\n")
         self.assertEqual(json.loads(file.read_text())["first_below"]["forward"], "blocks.0.attn.qkv/linear")
 
     def test_checkpoints(self):
-        same = self.compare(self.checkpoints[-1], self.run_folder, "--layers")
+        same = self.compare(self.checkpoints[-1], self.whole, "--layers")
         self.assertTrue(all(row["equal"] for row in same["forward"] + same["backward"]))
         self.assertEqual(same["a"], same["b"])
         steps = self.compare(*self.checkpoints[:2])
@@ -87,8 +80,8 @@ class Layers(Case):
         self.assertNotEqual(report["a"]["loss"], other["a"]["loss"])
         self.assertTrue(other["forward"][0]["equal"])
         # From given weights; A is then what the checkpoint itself gives.
-        init = self.compare(*pair, "--init", self.run_folder)
-        recipes = self.compare(self.run_folder, "--recipe", "none", "--recipe", "int8")
+        init = self.compare(*pair, "--init", self.whole)
+        recipes = self.compare(self.whole, "--recipe", "none", "--recipe", "int8")
         self.assertEqual((init["forward"], init["backward"]), (recipes["forward"], recipes["backward"]))
         self.fails(r"compare: wte.weight is \[257, 16\] in A and \[257, 32\] in B; expected models of one shape",
                    "compare", "--config", self.config, "--config",
@@ -97,7 +90,7 @@ class Layers(Case):
 
     def test_recipes_that_untie_the_head(self):
         """The head stays as the model has it: otherwise weights, not recipes, would be compared."""
-        for model in (("--config", self.config), (self.run_folder,)):
+        for model in (("--config", self.config), (self.whole,)):
             report = self.compare(*model, "--recipe", "none", "--recipe", "none,tie=off")
             self.assertTrue(all(row["equal"] for row in report["forward"] + report["backward"]))
         untied = self.compare("--config", self.config, "--recipe", "none,tie=off", "--recipe", "none")
@@ -120,11 +113,11 @@ class Layers(Case):
             self.assertEqual((dtype, list(shape)), ("<f4", row["shape"]))
             self.assertAlmostEqual(row["sqnr_db"], sqnr(a, b), delta=1e-9)
             self.assertEqual(row["max_abs_error"], max(abs(x - y) for x, y in zip(a, b)))
-        self.fails(rf"--dump: got {FC2}.wieght, expected .*; the nearest are {FC2}.weight, ", "compare", self.run_folder,
+        self.fails(rf"--dump: got {FC2}.wieght, expected .*; the nearest are {FC2}.weight, ", "compare", self.whole,
                    "--recipe", "none", "--recipe", "int8", "--dump", f"{FC2}.wieght", folder)
 
     def test_bad_input(self):
-        run, one, two = self.run_folder, *self.checkpoints[:2]
+        run, one, two = self.whole, *self.checkpoints[:2]
         recipes = ("--recipe", "none", "--recipe", "int8")
         choice = r"compare: got .*; expected two checkpoints, one checkpoint or --config with two --recipe, or two --config"
         damaged = self.folder / "damaged.safetensors"

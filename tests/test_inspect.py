@@ -2,12 +2,9 @@
 """nibble inspect: a configuration's meaning, a file's content, and every damage. `test_inspect.py NIBBLE`."""
 import json
 import math
-import pathlib
-import shutil
 import struct
-import tempfile
 
-from cli_testing import SMALL, Case, main, make_tokens, nibble, write_config
+from cli_testing import TrainedCase, main, nibble
 
 
 def split(data):
@@ -21,16 +18,12 @@ def join(header, data):
     return struct.pack("<Q", len(text)) + text + data
 
 
-class Inspect(Case):
+class Inspect(TrainedCase):
+    TRAIN = ("--set", "recipe=int8")
+
     @classmethod
     def setUpClass(cls):
-        cls.folder = pathlib.Path(tempfile.mkdtemp())
-        cls.addClassCleanup(shutil.rmtree, cls.folder)
-        cls.tokens = make_tokens(cls.folder)
-        cls.config = write_config(cls.folder / "small.jsonnet", SMALL | {"data": {"path": str(cls.tokens)}})
-        cls.whole = cls.folder / "run"
-        done = nibble("train", "--config", cls.config, "--output", cls.whole, "--set", "recipe=int8")
-        assert done.returncode == 0, done.stderr
+        super().setUpClass()
         cls.newest = max((cls.whole / "checkpoints").glob("*.safetensors"))
 
     def inspect(self, *arguments):

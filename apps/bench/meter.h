@@ -5,12 +5,13 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "tensor/ops.h"
 
 #ifdef NIBBLE_CUDA_BACKEND
-#include "tensor/cuda/context.h"
+#include "tensor/cuda/timing.h"
 #endif
 
 namespace nibble::bench {
@@ -25,21 +26,12 @@ class Meter {
   // `budget`: seconds after which a body is not repeated any more (3 runs at the least); `flush`:
   // the bytes written before each run, larger than any cache.
   Meter(Device device, int repeats, double budget, std::int64_t flush)
-      : device_(device), repeats_(repeats), budget_(budget) {
+      : repeats_(repeats), budget_(budget) {
     flush_ = Tensor::empty({flush / 4}, DType::F32, device);
 #ifdef NIBBLE_CUDA_BACKEND
-    if (device.is_cuda())
-      for (cudaEvent_t& event : events_) NIBBLE_CUDA_CHECK(cudaEventCreate(&event));
+    if (device.is_cuda()) events_.emplace();
 #endif
   }
-  ~Meter() {
-#ifdef NIBBLE_CUDA_BACKEND
-    if (device_.is_cuda())
-      for (cudaEvent_t event : events_) cudaEventDestroy(event);
-#endif
-  }
-  Meter(const Meter&) = delete;
-  Meter& operator=(const Meter&) = delete;
 
   // body(i) for i = 0, 1, …: the number of the run, by which it takes one of several buffers. The
   // first `warm` runs, in which memory is allocated for the first time, don't count.
@@ -61,27 +53,18 @@ class Meter {
  private:
   double once(const std::function<void()>& body) {
 #ifdef NIBBLE_CUDA_BACKEND
-    if (device_.is_cuda()) {
-      NIBBLE_CUDA_CHECK(cudaEventRecord(events_[0], cuda::stream()));
-      body();
-      NIBBLE_CUDA_CHECK(cudaEventRecord(events_[1], cuda::stream()));
-      synchronize(device_);
-      float ms = 0;
-      NIBBLE_CUDA_CHECK(cudaEventElapsedTime(&ms, events_[0], events_[1]));
-      return ms * 1e-3;
-    }
+    if (events_) return cuda::once_ms(*events_, body) * 1e-3;
 #endif
     const auto begin = std::chrono::steady_clock::now();
     body();
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
 
-  Device device_;
   int repeats_;
   double budget_;
   Tensor flush_;
 #ifdef NIBBLE_CUDA_BACKEND
-  cudaEvent_t events_[2] = {};
+  std::optional<cuda::Events> events_;  // on a GPU
 #endif
 };
 
