@@ -78,6 +78,7 @@ __global__ void __launch_bounds__(C::kThreads)
 #pragma unroll
         for (int i = 0; i < C::kRun; ++i) x[i] *= kept >> i & 1u ? a.dropout.scale : 0.0f;
       }
+      __syncwarp();  // the row's other lanes have read its old maximum
       if (first == 0) {
         shrink[row] = scalar::exp(old - reference);
         max[row] = m;

@@ -208,6 +208,7 @@ GPU_TEST("cuda matmul: the same bits in every run") {
   // come.
   for (const DType dtype : {DType::F32, DType::BF16})
     for (const Sizes s : {Sizes{64, 16384, 64}, {768, 4096, 96}, {33, 5001, 65}, {1, 8192, 512}}) {
+      if (!in_sample()) continue;
       const Tensor a = uniform({s.m, s.k}, dtype, -2, 2, 22).to(kGpu),
                    b = uniform({s.k, s.n}, dtype, -2, 2, 23).to(kGpu);
       const Tensor first = ops::matmul(a, b).to(kCpu);

@@ -65,6 +65,7 @@ GPU_TEST("cuda one pass: runs along rows") {
                                        {"row:split3", 2304}})
         for (const char* format : {"int8", "int4", "uint8"})
           for (const char* options : kOptions) {
+            if (!in_sample()) continue;
             const QuantSpec spec = parse_spec(std::string(format) + ":" + tile + options);
             const Tensor x = numbers(kind, 37, cols, dtype);
             REQUIRE(has_row_runs(spec, 37, cols));
@@ -95,6 +96,7 @@ GPU_TEST("cuda one pass: runs along columns, codes of the transpose") {
         for (const char* tile : {"group128", "group256"})
           for (const char* format : {"int8", "int3", "uint8"})
             for (const char* options : kOptions) {
+              if (!in_sample()) continue;
               const QuantSpec spec = parse_spec(std::string(format) + ":" + tile + options);
               const Tensor x = numbers(kind, rows, cols, dtype);
               REQUIRE(has_column_runs(spec, rows, cols));

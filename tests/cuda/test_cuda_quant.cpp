@@ -69,13 +69,15 @@ TEST_CASE("cuda quant: quotients by a reciprocal and remainders are divisions") 
 GPU_TEST("cuda quant: every spec, every kind of number") {
   for (const QuantSpec& spec : quant_checks::specs())
     for (const DType dtype : {DType::F32, DType::BF16})
-      for (const Numbers kind : kNumbers) check_quantizer(numbers(kind, 12, 42, dtype), spec);
+      for (const Numbers kind : kNumbers)
+        if (in_sample()) check_quantizer(numbers(kind, 12, 42, dtype), spec);
 }
 
 GPU_TEST("cuda quant: every format by every route") {
   // Vectors with one step, vectors with eight, single elements; chunks of several rows.
   for (const char* tile : {"tensor", "row", "col", "group128", "block128", "tile128x1", "group16"})
     for (const QuantSpec& spec : formats(tile)) {
+      if (!in_sample()) continue;
       check_quantizer(numbers(Numbers::Special, 200, 384, DType::BF16), spec);
       check_quantizer(numbers(Numbers::Ties, 200, 384, DType::F32), spec);
     }
@@ -89,6 +91,7 @@ GPU_TEST("cuda quant: odd and one-sided shapes") {
           "int4:packed:group5", "int8:recip:tile16x1:sr", "e2m1:group16:twolevel:packed",
           "int8:tile4x7"})
       for (const Numbers kind : {Numbers::Bell, Numbers::Special}) {
+        if (!in_sample()) continue;
         const Tensor x = numbers(kind, shape[0], shape[1], DType::BF16);
         check_quantizer(x, parse_spec(text));
         check_quantizer(x, parse_spec(text), true);
