@@ -4,6 +4,7 @@ namespace nibble {
 namespace {
 
 constexpr std::int64_t kUnit = 16;  // bytes that operands' rows are made of, and columns of results
+constexpr std::int64_t kRun = 128;  // codes under one of the library's scales along K
 
 }  // namespace
 
@@ -11,6 +12,7 @@ std::string_view to_string(Fp8Route route) {
   switch (route) {
     case Fp8Route::TensorScales: return "cublaslt fp8, tensor scales";
     case Fp8Route::RowScales: return "cublaslt fp8, row scales";
+    case Fp8Route::BlockScales: return "cublaslt fp8, scales of 128";
     case Fp8Route::Rescaled: return "cublaslt fp8+scale";
     case Fp8Route::Decoded: return "decoded to f32 + f32 product";
   }
@@ -28,7 +30,15 @@ std::string fp8_fault(const Fp8Layout& x) {
 
 Fp8Route fp8_route(const Fp8Layout& x) {
   if (!fp8_fault(x).empty()) return Fp8Route::Decoded;
-  if (x.block < x.k) return Fp8Route::Rescaled;
+  if (x.block < x.k) {
+    const auto square = [](std::int64_t tile_rows) { return tile_rows == kRun; };
+    const bool tiles = (x.a_tile_rows == 1 || square(x.a_tile_rows)) &&
+                       (x.b_tile_rows == 1 || square(x.b_tile_rows)) &&
+                       !(square(x.a_tile_rows) && square(x.b_tile_rows));
+    // Its scales of runs lie in rows of m and n, which must be whole vectors.
+    const bool whole = x.block == kRun && x.k % kRun == 0 && x.m % 4 == 0;
+    return tiles && whole ? Fp8Route::BlockScales : Fp8Route::Rescaled;
+  }
   const bool whole_a = x.a_tile_rows >= x.m, whole_b = x.b_tile_rows >= x.n;
   if (whole_a && whole_b) return Fp8Route::TensorScales;
   const bool rows = (whole_a || x.a_tile_rows == 1) && (whole_b || x.b_tile_rows == 1);

@@ -15,6 +15,7 @@ namespace nibble {
 enum class Fp8Route : std::uint8_t {
   TensorScales,  // cuBLASLt with one scale an operand
   RowScales,     // cuBLASLt with a scale for each row of both (outer vectors)
+  BlockScales,   // cuBLASLt with a scale for 1 × 128 or 128 × 128 codes, not squares in both
   Rescaled,      // cuBLASLt's f32 sums of codes for each contraction block, then rescale_product
   Decoded,       // codes become f32, which are multiplied
 };
@@ -25,8 +26,9 @@ struct Fp8Layout {
   DType a, b;                             // payloads, E4M3 or E5M2
   std::int64_t a_tile_rows, b_tile_rows;  // rows under one scale
 };
-// RowScales gives way to Rescaled where the library in use has no such algorithm (it came with
-// cuBLASLt 12.9, for compute capability 9.0), any of them to Decoded where it has none at all.
+// RowScales and BlockScales give way to Rescaled where the library in use has no such algorithm
+// (they came with cuBLASLt 12.9, for compute capability 9.0), any of them to Decoded where it has
+// none at all.
 Fp8Route fp8_route(const Fp8Layout& layout);
 // What keeps cuBLASLt from the product, "K = 100 is no multiple of 16"; empty when nothing does.
 std::string fp8_fault(const Fp8Layout& layout);

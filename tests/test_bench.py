@@ -8,7 +8,7 @@ import tempfile
 from cli_testing import Case, main
 
 DEVICE = sys.argv[2] if len(sys.argv) > 2 else "cpu"
-FORMS = ["int8_row", "int8_group128", "int8_group256", "int4_row", "fp8_tensor", "fp8_row"]
+FORMS = ["int8_row", "int8_group128", "int8_group256", "int4_row", "fp8_tensor", "fp8_row", "fp8_block128"]
 
 
 class Bench(Case):

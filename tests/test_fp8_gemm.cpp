@@ -104,6 +104,14 @@ TEST_CASE("fp8_gemm: the route is a function of the layout") {
   CHECK(route(64, 32, 96, 96, 2, 1) == Rescaled);
   CHECK(route(64, 32, 96, 32, 1, 32) == Rescaled);
   CHECK(route(64, 32, 96, 40, 1, 32) == Decoded);
+  CHECK(route(64, 256, 256, 128, 1, 1) == BlockScales);
+  CHECK(route(64, 256, 256, 128, 1, 128) == BlockScales);
+  CHECK(route(256, 256, 256, 128, 128, 1) == BlockScales);
+  CHECK(route(256, 256, 256, 128, 128, 128) == Rescaled);
+  CHECK(route(256, 256, 256, 64, 1, 128) == Rescaled);
+  CHECK(route(64, 256, 320, 128, 1, 1) == Rescaled);
+  CHECK(route(63, 256, 256, 128, 1, 1) == Rescaled);
+  CHECK(route(64, 256, 256, 128, 2, 1) == Rescaled);
   CHECK(route(64, 24, 96, 96, 1, 1) == Decoded);
   CHECK(route(64, 32, 8, 8, 1, 1) == Decoded);
   CHECK(route(64, 32, 0, 1, 1, 1) == Decoded);

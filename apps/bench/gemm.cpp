@@ -24,20 +24,26 @@ struct Form {
   // Hopper's fp8 sums have 14 bits (quant/kernels.h).
   double error;
 };
-constexpr std::array<Form, 6> kForms{{
+constexpr std::array<Form, 7> kForms{{
     {"int8_row", "int8:row", "int8:row", 1e-6},
     {"int8_group128", "int8:group128", "int8:block128", 1e-6},
     {"int8_group256", "int8:group256", "int8:group256", 1e-6},
     {"int4_row", "int4:row:packed", "int8:row", 1e-6},
     {"fp8_tensor", "e4m3:tensor", "e4m3:tensor", 1e-3},
     {"fp8_row", "e4m3:row", "e4m3:row", 1e-3},
+    {"fp8_block128", "e4m3:group128", "e4m3:block128", 1e-3},
 }};
 
 struct Set {
   const char* name;
   const char* shapes;
 };
-constexpr std::array<Set, 5> kSets{{
+constexpr std::array<Set, 6> kSets{{
+    // Those of other libraries' measured ceilings, from GPT-2's layers to large squares.
+    {"ceilings",
+     "4096,4096,4096;8192,8192,8192;32768,2304,768;32768,768,768;32768,3072,768;32768,768,3072;"
+     "768,3072,32768;32768,6400,1600;32768,1600,6400;1600,6400,32768;32768,4096,4096;"
+     "32768,50304,768"},
     {"gpt2",
      "32768,2304,768;32768,768,768;32768,3072,768;32768,768,3072;768,768,32768;2304,768,32768;"
      "3072,768,32768;768,3072,32768;32768,50304,768"},

@@ -18,7 +18,7 @@ namespace {
 // f32 sums in scratch memory (256 MiB).
 constexpr std::int64_t kMaxSums = std::int64_t{64} << 20;
 
-std::array<std::atomic<std::uint64_t>, 4> g_products{};
+std::array<std::atomic<std::uint64_t>, 5> g_products{};
 
 std::int64_t rows_of(const CodeOperand& x) { return x.codes.size(0); }
 
@@ -61,12 +61,31 @@ Tensor row_scales(const CodeOperand& x) {
   return alignment_of(rows.raw()) == 16 ? rows : rows.clone();
 }
 
-// `route` is TensorScales or RowScales.
+// Scales of 1 × 128 codes, [k/128, rows], or of 128 × 128, in rows of a multiple of 16 bytes.
+Tensor block_scales(const CodeOperand& x) {
+  if (x.tile_rows == 1) return ops::contiguous(x.scales.t());
+  const std::int64_t tiles = x.scales.size(0), blocks = x.scales.size(1);
+  if (blocks % 4 == 0) return alignment_of(x.scales.raw()) == 16 ? x.scales : x.scales.clone();
+  const Tensor padded = Tensor::zeros({tiles, (blocks + 3) / 4 * 4}, DType::F32, x.scales.device());
+  padded.slice(1, 0, blocks).copy_from(x.scales);
+  return padded;
+}
+
+Scaled library_scales(const CodeOperand& a, const CodeOperand& b, Fp8Route route) {
+  if (route == Fp8Route::TensorScales) return {LtScaling::Tensor, a.scales, b.scales};
+  if (route == Fp8Route::RowScales) return {LtScaling::Rows, row_scales(a), row_scales(b)};
+  const LtScaling scaling = a.tile_rows > 1   ? LtScaling::SquaresAndRuns
+                            : b.tile_rows > 1 ? LtScaling::RunsAndSquares
+                                              : LtScaling::Runs;
+  return {scaling, block_scales(a), block_scales(b)};
+}
+
+// `route` is TensorScales, RowScales or BlockScales.
 bool scaled_by_library(Tensor& c, const CodeOperand& a, const CodeOperand& b, Fp8Route route,
                        const Tensor& bias, bool accumulate, Accumulation accumulation) {
-  const Scaled scales = route == Fp8Route::TensorScales
-                            ? Scaled{LtScaling::Tensor, a.scales, b.scales}
-                            : Scaled{LtScaling::Rows, row_scales(a), row_scales(b)};
+  const Scaled scales = library_scales(a, b, route);
+  // Sums of 128 codes are promoted whatever is asked for.
+  if (route == Fp8Route::BlockScales) accumulation = Accumulation::Full;
   const std::int64_t k = a.codes.size(1);
   // The library adds a bf16 bias only.
   if (is_result(c) && (!bias || bias.dtype() == DType::BF16))
@@ -139,7 +158,7 @@ void fp8_gemm(Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_
                          a.codes.dtype(), b.codes.dtype(), a.tile_rows,     b.tile_rows};
   const bool on_16_bytes = alignment_of(a.codes.raw()) == 16 && alignment_of(b.codes.raw()) == 16;
   Fp8Route route = on_16_bytes ? fp8_route(layout) : Fp8Route::Decoded;
-  if ((route == Fp8Route::TensorScales || route == Fp8Route::RowScales) &&
+  if (route != Fp8Route::Rescaled && route != Fp8Route::Decoded &&
       !scaled_by_library(c, a, b, route, bias, accumulate, accumulation))
     route = Fp8Route::Rescaled;
   if (route == Fp8Route::Rescaled && !rescaled(c, a, b, block, bias, accumulate, accumulation))

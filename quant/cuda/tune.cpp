@@ -97,7 +97,7 @@ MeasuredProduct measure(const LtProduct& p, const std::vector<LtCandidate>& plan
   Tensor c = Tensor::zeros({extent_of(p.c, p.m, p.n, p.batch)}, p.c.dtype, here());
   const bool fp8 = p.a.dtype == DType::E4M3 || p.a.dtype == DType::E5M2;
   const Tensor bias = random_values({p.n}, fp8 ? DType::BF16 : p.c.dtype, 3),
-               ones = Tensor::full({std::max(p.m, p.n)}, 1, DType::F32, here());
+               ones = Tensor::full({std::max(p.m, p.n) * (p.k / 128 + 1)}, 1, DType::F32, here());
   const LtPointers at{a.raw(), b.raw(), c.raw(), bias.raw(), ones.raw(), ones.raw()};
   std::vector<Candidate> candidates;
   for (const LtCandidate& plan : plans)

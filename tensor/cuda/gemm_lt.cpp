@@ -72,7 +72,8 @@ bool lt_multiply(const LtProduct& product, const LtPointers& at) {
 }
 
 std::string lt_key(const LtProduct& p) {
-  constexpr const char* kScaling[] = {"", " tensor-scaled", " row-scaled"};
+  constexpr const char* kScaling[] = {"",      " tensor-scaled",    " row-scaled",
+                                      " runs", " runs and squares", " squares and runs"};
   return fmt::format("lt {}x[{}, {}, {}] a {} b {} c {}{}{}{}{}", p.batch, p.m, p.n, p.k,
                      text_of(p.a), text_of(p.b), text_of(p.c), p.accumulate ? " added" : "",
                      p.bias_alignment ? fmt::format(" bias/{}", p.bias_alignment) : "",

@@ -30,6 +30,12 @@ enum class LtScaling : std::uint8_t {
   None,
   Tensor,  // one f32 for a, one for b
   Rows,    // f32 [m] for a's rows, [n] for b's columns; since cuBLASLt 12.9 on 9.0
+  // f32 for each 128 codes along k of a row of a or a column of b ("runs": [k/128, m] or [k/128,
+  // n]), or for each 128 of such rows too ("squares": [m/128 or n/128, k/128], rows 16 bytes · x
+  // apart). Sums of 128 codes are promoted to f32; since cuBLASLt 12.9 on 9.0; k a multiple of 128.
+  Runs,            // of both
+  RunsAndSquares,  // of a, of b
+  SquaresAndRuns,
 };
 
 // c[i] [m, n] (+)= a[i] [m, k] · b[i] [k, n] (+ bias [n]), i < batch; all extents positive.

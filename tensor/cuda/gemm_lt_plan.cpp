@@ -31,9 +31,9 @@ bool is_fp8(const LtProduct& p) { return is_fp8(p.a.dtype); }
 
 // The header names the mode since CUDA 12.9.
 #if CUBLAS_VERSION >= 120900
-constexpr bool kHasRowScales = true;
+constexpr bool kHasManyScales = true;
 #else
-constexpr bool kHasRowScales = false;
+constexpr bool kHasManyScales = false;
 #endif
 
 void check(const LtProduct& p) {
@@ -98,10 +98,21 @@ void set_scaling(cublasLtMatmulDesc_t operation, const LtProduct& p) {
   set(operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, somewhere);
   set(operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, somewhere);
 #if CUBLAS_VERSION >= 120900
-  if (p.scaling != LtScaling::Rows) return;
-  const auto mode = static_cast<std::int32_t>(CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
-  set(operation, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode);
-  set(operation, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode);
+  const auto modes = [&](cublasLtMatmulMatrixScale_t a, cublasLtMatmulMatrixScale_t b) {
+    set(operation, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, static_cast<std::int32_t>(b));
+    set(operation, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, static_cast<std::int32_t>(a));
+  };
+  constexpr auto kRows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F,
+                 kRuns = CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F,
+                 kSquares = CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F;
+  switch (p.scaling) {
+    case LtScaling::None:
+    case LtScaling::Tensor: break;
+    case LtScaling::Rows: modes(kRows, kRows); break;
+    case LtScaling::Runs: modes(kRuns, kRuns); break;
+    case LtScaling::RunsAndSquares: modes(kRuns, kSquares); break;
+    case LtScaling::SquaresAndRuns: modes(kSquares, kRuns); break;
+  }
 #endif
 }
 
@@ -192,7 +203,7 @@ LtPlan describe(const LtProduct& p) {
 
 // What the library suggests and we accept, its order kept.
 std::vector<cublasLtMatmulAlgo_t> suggestions(const LtProduct& p, const LtPlan& plan, int most) {
-  if (p.scaling == LtScaling::Rows && !kHasRowScales) return {};
+  if (p.scaling >= LtScaling::Rows && !kHasManyScales) return {};
   const Preference preference = make_preference(p);
   std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<std::size_t>(most));
   int count = 0;
@@ -201,7 +212,7 @@ std::vector<cublasLtMatmulAlgo_t> suggestions(const LtProduct& p, const LtPlan& 
       plan.result.get(), preference.get(), most, found.data(), &count);
   // A device without a scaling mode says one or the other.
   if (status == CUBLAS_STATUS_NOT_SUPPORTED ||
-      (status == CUBLAS_STATUS_INVALID_VALUE && p.scaling == LtScaling::Rows))
+      (status == CUBLAS_STATUS_INVALID_VALUE && p.scaling >= LtScaling::Rows))
     return {};
   NIBBLE_CUBLAS_CHECK(status);
   std::vector<cublasLtMatmulAlgo_t> algorithms;
