@@ -5,7 +5,7 @@ import pathlib
 import sys
 import tempfile
 
-from cli_testing import Case, main
+from cli_testing import SMALL, Case, main, make_tokens, write_config
 
 DEVICE = sys.argv[2] if len(sys.argv) > 2 else "cpu"
 FORMS = ["int8_row", "int8_group128", "int8_group256", "int4_row", "fp8_tensor", "fp8_row", "fp8_block128"]
@@ -57,6 +57,57 @@ class Bench(Case):
     def test_own_shapes(self):
         text = self.bench("gemm", "--shapes", "33,7,64;5,16,80:tn", "--forms", "int8_row")
         self.assertEqual(self.names(text)[1:3], ["33, 7, 64", "5, 16, 80 tn"])
+
+    def small_run(self):
+        """A configuration's file and the setting of its data."""
+        config = write_config(self.folder / "small.json", SMALL)
+        return "--config", config, "--set", f"data.path={make_tokens(self.folder)}", "--device", DEVICE
+
+    def peer(self, name, text):
+        script = self.folder / f"{name}.py"
+        script.write_text(text)
+        return f"{name}={sys.executable} '{script}'"
+
+    def test_train(self):
+        quick = self.peer("quick", """import json, sys
+assert sys.argv[1::2] == ["--layers", "--heads", "--width", "--vocab", "--batch", "--length", "--accumulation", "--steps"]
+for step in range(1, int(sys.argv[-1]) + 1):
+    print("not a row")
+    print(json.dumps({"step": step, "tokens_per_second": 1000.0 * step, "loss": 7.0, "memory_peak": 5 << 30}))
+""")
+        file = self.folder / "train.json"
+        text = self.ok("bench", "train", *self.small_run(), "--steps", 15, "--rounds", 2, "--recipe", "none", "--recipe",
+                       "int8,dgrad=none", "--peer", quick, "--json", file)
+        self.assertEqual(self.names(text), ["program", "none", "int8,dgrad=none", "quick"])
+        first, second, peer = json.loads(file.read_text())["rows"]
+        for row in (first, second):
+            self.assertEqual(row["steps"], 15)
+            self.assertNotIn("fault", row)
+            for key in ("tokens_per_second", "host_seconds", "first_step_seconds", "loss", "tensors_bytes", "process_bytes"):
+                self.assertGreater(row[key], 0, key)
+        self.assertNotEqual(first["loss"], second["loss"])
+        self.assertEqual((peer["tokens_per_second"], peer["loss"], peer["tensors_bytes"]), (13000, 7, 5 << 30))
+        self.assertNotIn("host_seconds", peer)
+
+    def test_memory(self):
+        file = self.folder / "memory.json"
+        text = self.ok("bench", "memory", *self.small_run(), "--recipe", "none", "--json", file)
+        self.assertEqual(self.names(text), ["recipe", "none"])
+        row, = json.loads(file.read_text())["rows"]
+        self.assertLess(abs(row["planned_bytes"] - row["tensors_bytes"]), 0.03 * row["tensors_bytes"])
+
+    def test_train_bad_input(self):
+        run = ("bench", "train", *self.small_run(), "--recipe", "none")
+        self.fails("bench: --peer: got 'x', expected NAME=COMMAND", *run, "--peer", "x")
+        self.fails("recipe: ", *run, "--recipe", "int9")
+        self.fails("bench: --steps: got 10, expected more than", *run, "--steps", 10)
+        self.fails("bench: absent-program cannot be started", *run, "--steps", 11, "--peer", "x=absent-program")
+        crash = self.peer("crash", "import sys; sys.exit('it is broken')")
+        done = self.fails("bench: some runs failed", *run, "--steps", 11, "--peer", crash)
+        self.assertTrue(any("crash: exit 1: it is broken" in line for line in done), done)
+        endless = self.peer("endless", "import time; time.sleep(100)")
+        done = self.fails("bench: some runs failed", *run, "--steps", 11, "--peer", endless, "--seconds", 2)
+        self.assertTrue(any("ended after 2 s" in line for line in done), done)
 
     def test_bad_input(self):
         for pattern, *arguments in (("bench: .*expected M,N,K", "--shapes", "1,2"),

@@ -7,6 +7,7 @@
 
 #include "apps/bench/gemm.h"
 #include "apps/bench/kernels.h"
+#include "apps/cli/bench_train.h"
 #include "apps/cli/commands.h"
 #include "tensor/atomic_file.h"
 
@@ -132,7 +133,8 @@ int run_kernels(const Options& o) {
 
 void add_bench(CommandLine& line) {
   auto o = std::make_shared<Options>();
-  CLI::App* c = line.app.add_subcommand("bench", "Measure kernels, with their results checked");
+  CLI::App* c = line.app.add_subcommand(
+      "bench", "Measure kernels, with their results checked, and whole training runs");
   c->require_subcommand(1);
   CLI::App* gemm = c->add_subcommand(
       "gemm",
@@ -161,6 +163,7 @@ void add_bench(CommandLine& line) {
     part->add_option("--json", o->json, "Also write everything to this file");
     o->machinery.add_to(*part);
   }
+  add_bench_train(*c, line);
   gemm->callback([o, &line] { line.action = [o] { return run_gemm(*o); }; });
   kernels->callback([o, &line] { line.action = [o] { return run_kernels(*o); }; });
 }

@@ -22,6 +22,7 @@
 #include "autograd/telemetry.h"
 #include "data/dataset.h"
 #include "data/loader.h"
+#include "quant/scale_history.h"
 #include "tensor/profile.h"
 #include "tensor/recorded_work.h"
 
@@ -40,6 +41,7 @@ class Session {
   struct StepResult {
     double loss = 0, norm = 0;
     bool skipped = false;
+    double host_seconds = 0;  // until all of the step was queued
   };
   void restore();
   void start_from(const std::filesystem::path& path);
@@ -86,6 +88,7 @@ class Session {
   Schedule schedule_;
   Tape tape_;
   Telemetry telemetry_;
+  ScaleHistory scales_;
   std::optional<RecordedWork> recorded_;  // of a whole step; none: kernel by kernel
   bool warm_ = false;                     // a step has run
   std::uint64_t skipped_ = 0;

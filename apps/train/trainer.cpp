@@ -72,7 +72,8 @@ Session::Session(const TrainOptions& options)
       state_(options.device),
       batches_(config_.trainer.accumulation, config_.trainer.batch, sequence_, options.device),
       profile_(options.profile),
-      schedule_(schedule_of(config_.trainer)) {
+      schedule_(schedule_of(config_.trainer)),
+      scales_(options.device) {
   if (wants_graph(options_, *optimizer_)) recorded_.emplace(options.device);
   loader_ = std::make_unique<TokenLoader>(shard_paths(config_.data.path, dataset_.train),
                                           LoaderOptions{.batch = config_.trainer.batch,
@@ -123,6 +124,7 @@ TrainConfig config_of(const Json& state) {
 NamedTensors Session::tensors() const {
   NamedTensors all = weight_tensors(*model_);
   for (auto& state : optimizer_->state_tensors()) all.push_back(std::move(state));
+  for (auto& history : scales_.tensors()) all.push_back(std::move(history));
   return all;
 }
 
@@ -153,6 +155,8 @@ void Session::restore() {
     progress_.message(
         fmt::format("warning: the checkpoint was written {} and goes on {}: not bit-exact",
                     name_of(before), name_of(plans_.hash)));
+  for (const SafetensorsFile::Entry& e : checkpoint.file().entries())
+    scales_.expect(e.name, e.shape);
   checkpoint.restore(tensors(), true);
   for (Parameter* p : parameters_) p->bump_version();
   skipped_ = optimizer_->skipped();
@@ -180,7 +184,8 @@ void Session::micro_step(std::int64_t micro, Tape& tape, Telemetry* telemetry) {
                             .seed = t.seed,
                             .step = state_.step_pointer(),
                             .micro_step = static_cast<std::uint32_t>(micro),
-                            .telemetry = telemetry});
+                            .telemetry = telemetry,
+                            .scales = &scales_});
   const MemoryScope memory("activations");
   const BatchStage::Pair& batch = batches_[micro];
   const Tape::Recording recording(tape);
@@ -198,6 +203,7 @@ void Session::queue_step(Telemetry* telemetry) {
   const ProfileRange range("update");
   queue_clip_gradients(parameters_, config_.trainer.clip, state_);
   optimizer_->step(state_);
+  scales_.advance(state_);
 }
 
 // A recording keeps its memory; between its replays the rest may have it.
@@ -229,13 +235,16 @@ void Session::run_step(Telemetry* telemetry) {
 Session::StepResult Session::step() {
   const TrainerConfig& t = config_.trainer;
   const profile::Step profiled(profile_, step_ + 1, options_.device);
+  const auto begin = std::chrono::steady_clock::now();
   state_.begin(static_cast<std::uint32_t>(step_), schedule_(step_));
   const std::int64_t position = loader_->position();
   for (std::int64_t micro = 0; micro < t.accumulation; ++micro)
     batches_.put(micro, loader_->next());
   run_step(due(t.telemetry_every) ? &telemetry_ : nullptr);
+  const double host_seconds = seconds_since(begin);
   const StepScalars end = state_.read();
-  const StepResult result{.loss = end.loss, .norm = end.norm, .skipped = end.bad != 0};
+  const StepResult result{
+      .loss = end.loss, .norm = end.norm, .skipped = end.bad != 0, .host_seconds = host_seconds};
   if (result.skipped) {
     if (t.on_not_finite == NotFinite::Stop) handle_not_finite(position, result.loss, result.norm);
     state_.clear_bad();
@@ -328,6 +337,7 @@ void Session::log(const StepResult& r, double seconds) {
                    {"tokens_per_second", rate},
                    {"tokens", static_cast<std::int64_t>(tokens) * step_},
                    {"memory_peak", memory.peak},
+                   {"host_seconds", r.host_seconds},
                    {"skipped", skipped_}});
   const std::vector<std::pair<std::string, double>> scalars{
       {"train/loss", r.loss},

@@ -1,0 +1,67 @@
+#include "apps/bench/gpu_watch.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "apps/bench/process.h"
+#include "tensor/check.h"
+
+namespace nibble::bench {
+namespace {
+
+double median(std::vector<double>& x) {
+  if (x.empty()) return 0;
+  std::ranges::sort(x);
+  return x[x.size() / 2];
+}
+
+}  // namespace
+
+GpuWatch::GpuWatch(Device device, std::filesystem::path file) : file_(std::move(file)) {
+  if (!device.is_cuda()) return;
+  try {
+    process_ = std::make_unique<Process>(
+        std::vector<std::string>{"nvidia-smi", fmt::format("--id={}", device.index),
+                                 "--query-gpu=clocks.sm,power.draw,memory.used",
+                                 "--format=csv,noheader,nounits", "--loop-ms=200"},
+        file_, file_.string() + ".err");
+  } catch (const Error&) {
+    // Without it the columns stay empty.
+  }
+}
+GpuWatch::~GpuWatch() = default;
+
+void GpuWatch::mark() {
+  std::error_code error;
+  const std::uintmax_t size = std::filesystem::file_size(file_, error);
+  from_ = error ? 0 : size;
+}
+
+GpuState GpuWatch::stop() {
+  GpuState state;
+  if (!process_) return state;
+  process_->kill();
+  process_->wait();
+  std::ifstream in(file_);
+  std::vector<double> clocks, watts;
+  std::string line;
+  for (std::uintmax_t at = 0; std::getline(in, line); at += line.size() + 1) {
+    double clock = 0, power = 0, mib = 0;
+    if (std::sscanf(line.c_str(), "%lf, %lf, %lf", &clock, &power, &mib) != 3) continue;
+    state.memory = std::max(state.memory, static_cast<std::int64_t>(mib * 1024 * 1024));
+    ++state.samples;
+    if (at < from_) continue;
+    clocks.push_back(clock);
+    watts.push_back(power);
+  }
+  state.clock_mhz = median(clocks);
+  state.watts = median(watts);
+  return state;
+}
+
+}  // namespace nibble::bench

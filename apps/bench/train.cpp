@@ -1,0 +1,151 @@
+#include "apps/bench/train.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "apps/bench/process.h"
+#include "tensor/storage.h"
+
+namespace nibble::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+double median(std::vector<double> x) {
+  if (x.empty()) return 0;
+  std::ranges::sort(x);
+  return x[x.size() / 2];
+}
+
+// Rows that are whole and have a speed.
+std::vector<nlohmann::json> rows_of(const std::filesystem::path& file) {
+  std::vector<nlohmann::json> rows;
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);) {
+    nlohmann::json row = nlohmann::json::parse(line, nullptr, false);
+    const auto number = [&](const char* key) { return row.contains(key) && row[key].is_number(); };
+    if (row.is_object() && number("step") && number("tokens_per_second"))
+      rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+std::int64_t memory_in_use(Device device) {
+  if (!device.is_cuda()) return 0;
+  const auto left = device_memory(device);
+  return left ? left->total - left->free : 0;
+}
+
+void read_rows(TrainRun& run, const std::vector<nlohmann::json>& rows) {
+  std::vector<double> speeds, hosts;
+  for (const nlohmann::json& row : rows) {
+    if (row["step"].get<std::int64_t>() <= kWarmSteps) continue;
+    speeds.push_back(row["tokens_per_second"].get<double>());
+    if (row.contains("host_seconds") && row["host_seconds"].is_number())
+      hosts.push_back(row["host_seconds"].get<double>());
+  }
+  run.steps = rows.empty() ? 0 : rows.back()["step"].get<std::int64_t>();
+  run.tokens_per_second = median(speeds);
+  if (!hosts.empty()) run.host_seconds = median(hosts);
+  if (rows.empty()) return;
+  const auto last = [&](const char* key) {
+    return rows.back().contains(key) && rows.back()[key].is_number()
+               ? rows.back()[key].get<double>()
+               : 0.0;
+  };
+  run.last_loss = last("loss");
+  run.tensors = static_cast<std::int64_t>(last("memory_peak"));
+}
+
+Contender of_round(Contender c, int round) {
+  const auto fill = [&](std::string& word) {
+    constexpr std::string_view kMark = "{round}";
+    if (const auto at = word.find(kMark); at != std::string::npos)
+      word.replace(at, kMark.size(), std::to_string(round));
+  };
+  for (std::string& word : c.command) fill(word);
+  fill(c.metrics);
+  return c;
+}
+
+TrainRun run_once(const TrainOptions& o, const Contender& c, const std::string& place) {
+  TrainRun run{.name = c.name, .gpu = {}, .fault = {}};
+  const std::filesystem::path out = o.folder / (place + ".out"), err = o.folder / (place + ".err"),
+                              metrics = c.metrics.empty() ? out : std::filesystem::path(c.metrics);
+  const std::int64_t before = memory_in_use(o.device);
+  GpuWatch watch(o.device, o.folder / (place + ".smi"));
+  const Clock::time_point begin = Clock::now();
+  Process process(c.command, out, err);
+  std::optional<int> code;
+  while (!(code = process.poll())) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(run.first_step_seconds > 0 ? 50 : 10));
+    if (run.first_step_seconds == 0 && !rows_of(metrics).empty()) {
+      run.first_step_seconds = since(begin);
+      watch.mark();
+    }
+    if (since(begin) < o.seconds) continue;
+    process.kill();
+    code = process.wait();
+    run.fault = fmt::format("ended after {:.0f} s: --seconds", o.seconds);
+    break;
+  }
+  run.gpu = watch.stop();
+  const std::vector<nlohmann::json> rows = rows_of(metrics);
+  read_rows(run, rows);
+  if (run.first_step_seconds == 0 && !rows.empty()) run.first_step_seconds = since(begin);
+  run.process = !o.device.is_cuda()    ? process.peak_host_memory()
+                : run.gpu.samples == 0 ? 0
+                                       : std::max<std::int64_t>(run.gpu.memory - before, 0);
+  if (run.fault.empty() && *code != 0) run.fault = fmt::format("exit {}: {}", *code, tail_of(err));
+  if (run.fault.empty() && run.steps <= kWarmSteps)
+    run.fault = fmt::format("{} steps with a speed, expected more than {}", run.steps, kWarmSteps);
+  return run;
+}
+
+TrainRun joined(const std::vector<TrainRun>& runs) {
+  TrainRun all = runs.front();
+  const auto middle = [&](auto TrainRun::*field) {
+    std::vector<double> x;
+    for (const TrainRun& r : runs) x.push_back(static_cast<double>(r.*field));
+    return median(x);
+  };
+  all.tokens_per_second = middle(&TrainRun::tokens_per_second);
+  all.host_seconds = middle(&TrainRun::host_seconds);
+  all.first_step_seconds = middle(&TrainRun::first_step_seconds);
+  std::vector<double> clocks, watts;
+  for (const TrainRun& r : runs) {
+    if (all.fault.empty()) all.fault = r.fault;
+    all.tensors = std::max(all.tensors, r.tensors);
+    all.process = std::max(all.process, r.process);
+    clocks.push_back(r.gpu.clock_mhz);
+    watts.push_back(r.gpu.watts);
+  }
+  all.gpu.clock_mhz = median(clocks);
+  all.gpu.watts = median(watts);
+  return all;
+}
+
+}  // namespace
+
+std::vector<TrainRun> bench_train(const TrainOptions& options) {
+  std::vector<std::vector<TrainRun>> runs(options.contenders.size());
+  for (int round = 0; round < options.rounds; ++round)
+    for (std::size_t i = 0; i < options.contenders.size(); ++i) {
+      runs[i].push_back(run_once(options, of_round(options.contenders[i], round),
+                                 fmt::format("{}-{}", i, round)));
+      if (options.each) options.each(runs[i].back());
+    }
+  std::vector<TrainRun> rows;
+  for (const auto& of_one : runs) rows.push_back(joined(of_one));
+  return rows;
+}
+
+}  // namespace nibble::bench
