@@ -11,6 +11,7 @@
 
 namespace nibble {
 
+class ScaleHistory;
 class Telemetry;
 
 struct ForwardContext {
@@ -19,6 +20,7 @@ struct ForwardContext {
   const std::uint32_t* step = nullptr;  // StepState::step_pointer(); null reads as 0
   std::uint32_t micro_step = 0;         // global index of the micro-batch within the step
   Telemetry* telemetry = nullptr;       // collects quantization statistics when set
+  ScaleHistory* scales = nullptr;       // of specs with delayed scaling, which else have none
 };
 
 const ForwardContext& forward_context();

@@ -55,10 +55,7 @@ struct Linear {
     const GemmRecipe &d = recipe.dgrad, &w = recipe.wgrad;
     const bool both = for_dx && for_dw && d.mode == Mode::Real && w.mode == Mode::Real &&
                       d.lhs.quant && w.lhs.quant && !forward_context().telemetry;
-    if (both) {
-      auto [a, b] = quantize_pair(dy, *d.lhs.quant, *w.lhs.quant, dy_key);
-      return {std::move(a), std::move(b)};
-    }
+    if (both) return encode_gradient(dy, d.lhs, w.lhs, dy_key);
     std::pair<Value, Value> out;
     if (for_dx) out.first = encode_operand(dy, d.lhs, d.mode, dy_key, false, "dgrad.lhs");
     if (for_dw) out.second = encode_operand(dy, w.lhs, w.mode, dy_key, true, "wgrad.lhs");

@@ -2,6 +2,7 @@
 
 #include "autograd/context.h"
 #include "autograd/telemetry.h"
+#include "quant/scale_history.h"
 #include "tensor/ops.h"
 
 namespace nibble {
@@ -15,6 +16,17 @@ void note(const Tensor& x, const Value& encoded, const QuantSpec& spec, bool tra
   const Tensor decoded = codes ? dequantize(*codes) : std::get<Tensor>(encoded);
   telemetry->record(module_path(), std::string(role), transposed ? ops::contiguous(x.t()) : x,
                     ops::contiguous(decoded), spec);
+}
+
+// Real codes, by past ranges where the spec and the context have them.
+QTensor encode(const Tensor& x, const QuantSpec& spec, const RngKey& key, bool transposed,
+               std::string_view role) {
+  ScaleHistory* const scales = forward_context().scales;
+  if (!scales || spec.calibration.history == 0) return quantize(x, spec, key, transposed);
+  ScaleHistory::Entry& entry =
+      scales->at(fmt::format("{}:{}", module_path(), role), spec.calibration.history);
+  QTensor q = quantize_delayed(x, transposed ? spec.t() : spec, key, entry);
+  return transposed ? q.t_contiguous() : q;
 }
 
 Value transposed(const Value& matrix) {
@@ -34,11 +46,23 @@ Value encode_operand(const Tensor& x, const Encoding& encoding, Mode mode, const
   const QuantSpec& spec = *encoding.quant;
   Value out;
   if (mode == Mode::Real)
-    out = quantize(x, spec, key, transposed);
+    out = encode(x, spec, key, transposed, role);
   else
     out = transposed ? fake_quantize(x, spec.t(), key).t() : fake_quantize(x, spec, key);
   note(x, out, spec, transposed, role);
   return out;
+}
+
+std::pair<Value, Value> encode_gradient(const Tensor& dy, const Encoding& by_row,
+                                        const Encoding& transposed, const RngKey& key) {
+  const QuantSpec &spec = *by_row.quant, &spec_t = *transposed.quant;
+  if (spec.calibration.history == 0 && spec_t.calibration.history == 0) {
+    auto [a, b] = quantize_pair(dy, spec, spec_t, key);
+    return {std::move(a), std::move(b)};
+  }
+  QTensor a = encode(dy, spec, key, false, "dgrad.lhs");
+  QTensor b = spec_t == spec.t() ? a.t_contiguous() : encode(dy, spec_t, key, true, "wgrad.lhs");
+  return {std::move(a), std::move(b)};
 }
 
 Value encode_weight(Parameter& weight, const Encoding& encoding, Mode mode, const RngKey& key,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string_view>
+#include <utility>
 
 #include "autograd/parameter.h"
 #include "quant/recipe.h"
@@ -14,7 +15,12 @@ namespace nibble {
 Value encode_operand(const Tensor& x, const Encoding& encoding, Mode mode, const RngKey& key,
                      bool transposed, std::string_view role);
 
-// The same for a weight, whose codes are cached until its next update. `dtype`: of the activations.
+// Both encodings of a gradient that Real products want, of dy and of dyᵀ.
+std::pair<Value, Value> encode_gradient(const Tensor& dy, const Encoding& by_row,
+                                        const Encoding& transposed, const RngKey& key);
+
+// The same as encode_operand for a weight, whose codes are cached until its next update. `dtype`:
+// of the activations.
 Value encode_weight(Parameter& weight, const Encoding& encoding, Mode mode, const RngKey& key,
                     bool transposed, DType dtype, std::string_view role);
 

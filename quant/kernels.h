@@ -5,6 +5,7 @@
 
 #include "quant/qtensor.h"
 #include "tensor/kernels.h"
+#include "tensor/step_state.h"
 
 namespace nibble {
 
@@ -42,6 +43,21 @@ NIBBLE_KERNEL(quant_round_row_runs, Tensor& y, const Tensor& x, const QuantSpec&
               const RngKey& key)
 NIBBLE_KERNEL(quant_column_runs, Tensor& codes, Tensor& scales, const Tensor& x,
               const QuantSpec& spec, const RngKey& key)
+
+// Delayed scaling (quant/scale_history.h); the spec has one scale for the tensor. A range before it
+// is calibrated is the largest magnitude, compared by its bits, so that a NaN stays.
+// range F32 [1, 1]: what quant_scales takes, from the largest of `history` F32 [steps]; where all
+// of them are 0, the range that makes the step 1.
+NIBBLE_KERNEL(quant_delayed_range, Tensor& range, const Tensor& history, const QuantSpec& spec)
+// codes as quant_encode's, and `largest` F32 [1] grows to x's largest magnitude, in one pass.
+NIBBLE_KERNEL(quant_encode_tracked, Tensor& codes, Tensor& largest, const Tensor& x,
+              const Tensor& steps, const QuantSpec& spec, const RngKey& key)
+// now F32 [1] grows to `largest`; scales F32 [1, 1] becomes NaN where that is not finite: codes of
+// a past range would hide it.
+NIBBLE_KERNEL(quant_settle_range, Tensor& now, Tensor& scales, const Tensor& largest)
+// history F32 [tensors, steps]: column `step` mod steps takes `now` F32 [tensors], unless the step
+// is bad; then now = 0.
+NIBBLE_KERNEL(quant_advance_ranges, Tensor& history, Tensor& now, const StepScalars* step)
 
 // y [cols, rows] = xᵀ, elements of one byte.
 NIBBLE_KERNEL(quant_transpose, Tensor& y, const Tensor& x)

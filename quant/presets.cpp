@@ -65,6 +65,16 @@ Recipe fp8_tensorwise() {
   return preset("fp8_tensorwise", real(e4m3(kPerTensor), e4m3(kPerTensor)),
                 real(e5m2(kPerTensor), reuse()), real(e5m2(kPerTensor), reuse()));
 }
+// The same with the scales of activations and gradients from 16 steps before (Transformer Engine's
+// DelayedScaling): no pass that finds a range. Weights keep their own.
+Recipe fp8_delayed() {
+  constexpr int kHistory = 16;
+  Recipe r = fp8_tensorwise();
+  r.name = r.linear.name = "fp8_delayed";
+  for (Encoding* e : {&r.linear.fprop.lhs, &r.linear.dgrad.lhs, &r.linear.wgrad.lhs})
+    e->quant->calibration.history = kHistory;
+  return r;
+}
 Recipe fp8_rowwise() {
   return preset("fp8_rowwise", real(e4m3(kPerRow), e4m3(kPerRow)),
                 real(e5m2(kPerRow), e4m3(kPerRow)), real(e5m2(kPerRow), e4m3(kPerRow)));
@@ -80,8 +90,8 @@ std::vector<Recipe> speed_presets() {
   Recipe flagship = by_token("int8");  // README.md
   flagship.moments = {.m = "dyn8:group256", .v = "dynu8:group256", .simulated = false};
   return {Recipe{},          flagship,       rowwise("int8_rowwise"), blockwise("int8_block128"),
-          int8_switchback(), int8_block32(), fp8_tensorwise(),        fp8_rowwise(),
-          fp8_block128()};
+          int8_switchback(), int8_block32(), fp8_tensorwise(),        fp8_delayed(),
+          fp8_rowwise(),     fp8_block128()};
 }
 
 }  // namespace nibble::recipes

@@ -51,6 +51,13 @@ void check_operand(const LinearRecipe& r, const Product& product, const Encoding
                  "{} rounds stochastically ({}), so that evaluation would be random; use nearest",
                  at, to_string(*e.quant));
   }
+  const bool delayed = e.quant && e.quant->calibration.history > 0;
+  const bool weight = !is_lhs && product.gemm != &r.wgrad;
+  NIBBLE_CHECK(
+      !delayed || (product.gemm->mode == Mode::Real && !weight), kOp,
+      "{} delays its scale ({}), which codes of activations and gradients of real products "
+      "do; a weight's own range costs little",
+      at, delayed ? to_string(*e.quant) : "");
   if (!reuses) return;
   NIBBLE_CHECK(!is_lhs && product.gemm != &r.fprop, kOp,
                "{} cannot reuse codes of the forward pass; only dgrad.rhs and wgrad.rhs can", at);

@@ -96,9 +96,9 @@ void validate(const Recipe& recipe);
 
 namespace recipes {
 // Built-in names: none (alias f32, bf16), int8, int8_block128, int8_rowwise, int8_switchback,
-// int8_block32, fp8_tensorwise, fp8_rowwise, fp8_block128, w8a8g8 and the other cells of the study
-// (w8_channel, w4_tensor, a8_token, a4_channel, g8_token, w8a8_token, …; suffixes _ste and _tim
-// choose the backward).
+// int8_block32, fp8_tensorwise, fp8_delayed, fp8_rowwise, fp8_block128, w8a8g8 and the other cells
+// of the study (w8_channel, w4_tensor, a8_token, a4_channel, g8_token, w8a8_token, …; suffixes _ste
+// and _tim choose the backward).
 std::vector<std::string> names();
 // "int8" · "int8,wgrad=none" · "none,fprop.rhs=int4:group128" · "int8,lm_head=on,tie=off" ·
 // "w8a8g8,moments.m=int8:row,moments=simulated" · "int8,layer:*.mlp.fc2=none" ·

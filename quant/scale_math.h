@@ -25,6 +25,10 @@ struct RangeRule {
     if (kind == Calibration::Kind::Constant && is_finite(most)) return value;
     return one_nan(kind == Calibration::Kind::AbsMax ? mul(value, rounded(most)) : most);
   }
+  // Delayed scaling: past steps of zeros leave the step at 1. `most_value`: the format's.
+  NIBBLE_HD float of_history(float most, float most_value) const {
+    return most == 0.0f ? most_value : of_largest(most);
+  }
   NIBBLE_HD float of_mean(double sum, std::int64_t count) const {
     return one_nan(mul(value, static_cast<float>(sum / static_cast<double>(count))));
   }

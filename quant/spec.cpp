@@ -12,6 +12,7 @@ namespace nibble {
 namespace {
 
 constexpr const char* kOp = "quant spec";
+constexpr int kMaxHistory = 4096;
 
 // Extent of a tile along a dimension of n elements cut into `splits` parts.
 std::int64_t resolve_extent(std::int64_t tile, std::int64_t n, int splits, const char* dimension) {
@@ -31,7 +32,8 @@ std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; 
 
 constexpr std::string_view kWords =
     "tensor, row, col, groupN, blockN, tileRxC, sr, bf16, pow2, e8m0, twolevel, recip, absmaxF, "
-    "absmeanF, mseN, constF, asym, floorF, relfloorF, splitN, rowsplitN, packed, bf16math";
+    "absmeanF, mseN, constF, delayedN, asym, floorF, relfloorF, splitN, rowsplitN, packed, "
+    "bf16math";
 
 template <class T>
 bool read_number(std::string_view text, T& value) {
@@ -60,10 +62,15 @@ bool read_tile(std::string_view word, Tile& tile) {
 bool read_calibration(std::string_view word, Calibration& calibration) {
   using enum Calibration::Kind;
   float value = 0;
-  if (read(word, "absmax", value)) return calibration = {AbsMax, value}, true;
-  if (read(word, "absmean", value)) return calibration = {AbsMean, value}, true;
-  if (read(word, "mse", value)) return calibration = {Mse, value}, true;
-  if (read(word, "const", value)) return calibration = {Constant, value}, true;
+  const auto set = [&](Calibration::Kind kind) {
+    calibration.kind = kind;
+    calibration.value = value;
+    return true;
+  };
+  if (read(word, "absmax", value)) return set(AbsMax);
+  if (read(word, "absmean", value)) return set(AbsMean);
+  if (read(word, "mse", value)) return set(Mse);
+  if (read(word, "const", value)) return set(Constant);
   return false;
 }
 
@@ -74,6 +81,7 @@ enum Part {
   kScale,
   kScaling,
   kCalibration,
+  kDelay,
   kZero,
   kFloor,
   kCols,
@@ -92,6 +100,7 @@ Part apply(std::string_view word, QuantSpec& s) {
   if (word == "twolevel") return s.scale = ScaleType::TwoLevel, kScale;
   if (word == "recip") return s.scaling = Scaling::Reciprocal, kScaling;
   if (read_calibration(word, s.calibration)) return kCalibration;
+  if (read(word, "delayed", s.calibration.history)) return kDelay;
   if (word == "asym") return s.symmetric = false, kZero;
   if (read(word, "floor", s.floor.value)) return s.floor.relative = false, kFloor;
   if (read(word, "relfloor", s.floor.value)) return s.floor.relative = true, kFloor;
@@ -124,7 +133,7 @@ std::string_view scale_word(ScaleType scale) {
 
 std::string calibration_word(const Calibration& c) {
   using enum Calibration::Kind;
-  if (c == Calibration{}) return "";
+  if (c.kind == AbsMax && c.value == 1) return "";
   const char* name = c.kind == AbsMax    ? "absmax"
                      : c.kind == AbsMean ? "absmean"
                      : c.kind == Mse     ? "mse"
@@ -164,6 +173,16 @@ void QuantSpec::validate() const {
                "zero points need the absmax calibration, which gives a least and a largest value");
   NIBBLE_CHECK(!packed || format.bits() <= 4, kOp,
                "packed codes have at most 4 bits: got {} of {} bits", format.name(), format.bits());
+  NIBBLE_CHECK(calibration.history >= 0 && calibration.history <= kMaxHistory, kOp,
+               "delayed scaling: got a history of {} steps, expected 1 to {}", calibration.history,
+               kMaxHistory);
+  NIBBLE_CHECK(
+      calibration.history == 0 || (tile == kPerTensor && symmetric && calibration.kind == AbsMax &&
+                                   (scale == ScaleType::F32 || scale == ScaleType::PowerOfTwo) &&
+                                   !packed && row_splits == 1 && col_splits == 1),
+      kOp,
+      "delayed scaling remembers one range a tensor: it needs the tile tensor, absmax, "
+      "f32 or pow2 scales, no zero points, no splits, codes of a byte");
   if (arithmetic == Arithmetic::F32) return;
   NIBBLE_CHECK(format.is_integer() && scale == ScaleType::F32 && scaling == Scaling::Divide &&
                    rounding == Rounding::Nearest && calibration == Calibration{} && !floor.relative,
@@ -209,6 +228,7 @@ std::string to_string(const QuantSpec& s) {
   text += scale_word(s.scale);
   if (s.scaling == Scaling::Reciprocal) text += ":recip";
   text += calibration_word(s.calibration);
+  if (s.calibration.history != 0) text += fmt::format(":delayed{}", s.calibration.history);
   if (!s.symmetric) text += ":asym";
   if (s.floor != Floor{})
     text += fmt::format(":{}{}", s.floor.relative ? "relfloor" : "floor", s.floor.value);

@@ -43,6 +43,10 @@ struct Calibration {
   };
   Kind kind = Kind::AbsMax;
   float value = 1;
+  // Delayed scaling: the largest of the ranges that the tensor had in this many steps before
+  // decides; 0: its own range now, which takes a pass of its own. Only where a ScaleHistory is kept
+  // (quant/scale_history.h), so in training; elsewhere the spec is read as with 0.
+  int history = 0;
   bool operator==(const Calibration&) const = default;
 };
 
@@ -81,8 +85,8 @@ struct QuantSpec {
 };
 
 // Text form, e.g. "int8:row", "int4:group128:sr", "uint8:tensor:asym:floor1e-5",
-// "e4m3:block128:e8m0", "int8:col:split3". to_string(parse_spec(s)) is canonical and round-trips
-// every field.
+// "e4m3:block128:e8m0", "int8:col:split3", "e5m2:tensor:delayed16". to_string(parse_spec(s)) is
+// canonical and round-trips every field.
 QuantSpec parse_spec(std::string_view text);
 std::string to_string(const QuantSpec& spec);
 

@@ -9,7 +9,7 @@ namespace {
 
 const std::vector<std::string> kInt8{"int8", "int8_rowwise", "int8_block128", "int8_switchback",
                                      "int8_block32"};
-const std::vector<std::string> kFp8{"fp8_tensorwise", "fp8_rowwise", "fp8_block128"};
+const std::vector<std::string> kFp8{"fp8_tensorwise", "fp8_delayed", "fp8_rowwise", "fp8_block128"};
 
 std::vector<std::string> real_presets() {
   std::vector<std::string> all = kInt8;

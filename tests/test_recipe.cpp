@@ -216,6 +216,9 @@ TEST_CASE("recipe: presets for speed") {
   CHECK(table("fp8_tensorwise") ==
         "e4m3:tensor:recip e4m3:tensor:recip; e5m2:tensor:recip reuse; e5m2:tensor:recip reuse; "
         "encoded");
+  CHECK(table("fp8_delayed") ==
+        "e4m3:tensor:recip:delayed16 e4m3:tensor:recip; e5m2:tensor:recip:delayed16 reuse; "
+        "e5m2:tensor:recip:delayed16 reuse; encoded");
   CHECK(table("fp8_rowwise") ==
         "e4m3:row:recip e4m3:row:recip; e5m2:row:recip e4m3:row:recip; e5m2:row:recip "
         "e4m3:row:recip; encoded");

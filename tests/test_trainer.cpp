@@ -40,8 +40,9 @@ TEST_CASE("train: two runs, and runs at 1, 2 and 4 threads, end in equal bytes")
 TEST_CASE("train: a run stopped after every step ends in the bytes of one never stopped") {
   const TempDir dir;
   const auto data = make_dataset(dir);
-  for (const char* recipe : {"int8", "none,weights=bf16,moments.m=int4:group128:packed:sr",
-                             "none,weights=int8", "w8a8g8,moments.m=int8:row,moments=simulated"}) {
+  for (const char* recipe :
+       {"int8", "none,weights=bf16,moments.m=int4:group128:packed:sr", "none,weights=int8",
+        "w8a8g8,moments.m=int8:row,moments=simulated", "fp8_delayed"}) {
     CAPTURE(std::string(recipe));
     const TrainConfig config =
         tiny_config(data, {{"recipe", recipe}, {"trainer", {{"accumulation", 2}, {"batch", 2}}}});

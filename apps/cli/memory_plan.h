@@ -31,7 +31,7 @@ inline constexpr MemoryCategory kMemoryCategories[] = {
     {"gradients", "of the parameters"},
     {"moments", "the optimizer's states"},
     {"activations", "saved for the backward pass"},
-    {"encodings", "weights in other forms"},
+    {"encodings", "weights in other forms, past ranges of delayed scales"},
     {"logits", "of a vocabulary chunk, and the loss"},
     {"workspace", "gradients of activations, scratch"},
     {"batch", "inputs and targets"},
