@@ -5,6 +5,7 @@
 // Roofline: 4·T·S·D operations a head (half of that causal) on mma.sync; the exponentials, one a
 // score, cost about two thirds as many cycles at D = 64.
 #include "tensor/cuda/attention_dropout.cuh"
+#include "tensor/cuda/attention_softmax.cuh"
 
 namespace nibble::cuda {
 namespace {
@@ -23,61 +24,6 @@ using Tiling64 = Tiling<64, 2, 4, 64, 2, true>;
 using Tiling128 = Tiling<128, 2, 4, 64, 2, false>;
 using Tiling256 = Tiling<256, 1, 4, 32, 2, false>;
 
-// Running maximum (of unscaled scores) and sum of the rows of a warp; a lane has two of each 16.
-template <int kRowTiles>
-struct OnlineSoftmax {
-  float max[kRowTiles][2], sum[kRowTiles][2];
-
-  __device__ OnlineSoftmax() {
-#pragma unroll
-    for (int i = 0; i < kRowTiles; ++i)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) max[i][half] = -INFINITY, sum[i][half] = 0;
-  }
-  // Scores become probabilities relative to the new maximum; what was summed under the old one
-  // shrinks. `scale` is positive.
-  template <int kKeys, int kWidth>
-  __device__ void update(Accumulators<kRowTiles, kKeys>& s, Accumulators<kRowTiles, kWidth>& out,
-                         float scale) {
-#pragma unroll
-    for (int i = 0; i < kRowTiles; ++i)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float m = max[i][half];
-#pragma unroll
-        for (int n = 0; n < kKeys / 8; ++n)
-          m = fmaxf(m, fmaxf(s.v[i][n][2 * half], s.v[i][n][2 * half + 1]));
-        m = fmaxf(m, __shfl_xor_sync(kFullMask, m, 1));
-        m = fmaxf(m, __shfl_xor_sync(kFullMask, m, 2));
-        // While only -inf was seen, any finite reference gives the right sum, 0.
-        const float reference = m == -INFINITY ? 0 : m * scale;
-        const float shrink = exp2_fast(fmaf(max[i][half], scale, -reference));
-        max[i][half] = m;
-        float total = 0;
-#pragma unroll
-        for (int n = 0; n < kKeys / 8; ++n)
-#pragma unroll
-          for (int e = 2 * half; e < 2 * half + 2; ++e)
-            total += s.v[i][n][e] = exp2_fast(fmaf(s.v[i][n][e], scale, -reference));
-        sum[i][half] = fmaf(sum[i][half], shrink, total);
-#pragma unroll
-        for (int n = 0; n < kWidth / 8; ++n)
-#pragma unroll
-          for (int e = 2 * half; e < 2 * half + 2; ++e) out.v[i][n][e] *= shrink;
-      }
-  }
-  // The lanes of a row kept partial sums.
-  __device__ void finish() {
-#pragma unroll
-    for (int i = 0; i < kRowTiles; ++i)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        sum[i][half] += __shfl_xor_sync(kFullMask, sum[i][half], 1);
-        sum[i][half] += __shfl_xor_sync(kFullMask, sum[i][half], 2);
-      }
-  }
-};
-
 template <class C, bool kDropout>
 __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     attention_bf16(const __grid_constant__ ForwardArguments<bfloat16> a) {
@@ -89,8 +35,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   const int head = static_cast<int>(blockIdx.x) / blocks;
   const int t0 = (blocks - 1 - static_cast<int>(blockIdx.x) % blocks) * C::kQueries;
   const int b = head / shape.heads, h = head % shape.heads, key_head = shape.key_head(h);
-  const int warp = static_cast<int>(threadIdx.x / kWarp),
-            lane = static_cast<int>(threadIdx.x % kWarp);
+  const int warp = static_cast<int>(threadIdx.x / kWarp);
   const int first_row = t0 + warp * C::kWarpRows;
 
   const std::uint32_t queries = shared_address(shared), stages = queries + C::kQueryBytes;
@@ -137,7 +82,8 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
       scores.each([&](float& x, int row, int column) {
         if (s0 + column >= shape.seen(first_row + row)) x = -INFINITY;
       });
-    softmax.update(scores, out, scale);
+    softmax.update(scores, scale);
+    softmax.rescale(out);
     if constexpr (kDropout) {
       KeptProbabilities<kRowTiles, kKeys> kept;
       kept.draw_by_rows(draws, first_row, s0);
@@ -148,15 +94,8 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   }
 
   softmax.finish();
-  float* const lse = a.lse + static_cast<std::int64_t>(head) * shape.queries;
-#pragma unroll
-  for (int i = 0; i < kRowTiles; ++i)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int t = first_row + 16 * i + 8 * half + lane / 4;
-      if (lane % 4 == 0 && t < shape.queries)
-        lse[t] = softmax.max[i][half] * fabsf(shape.scale) + logf(softmax.sum[i][half]);
-    }
+  softmax.store_lse(a.lse + static_cast<std::int64_t>(head) * shape.queries, first_row,
+                    shape.queries, fabsf(shape.scale));
   // A query without keys gives 0. Its warp's queries are no longer needed where they lay.
   const auto factor = [&](int i, int half) {
     const float sum = softmax.sum[i][half];
@@ -177,6 +116,7 @@ void launch_forward(const ForwardArguments<bfloat16>& a) {
 }  // namespace
 
 void launch_attention(const ForwardArguments<bfloat16>& a) {
+  if (wgmma_attention_supports(a.shape, a.dropout)) return launch_attention_wgmma(a);
   if (a.shape.width <= 64)
     launch_forward<Tiling64>(a);
   else if (a.shape.width <= 128)

@@ -292,6 +292,7 @@ void launch_backward(const BackwardArguments<bfloat16>& a) {
 }  // namespace
 
 void launch_attention_backward(const BackwardArguments<bfloat16>& a) {
+  if (wgmma_attention_supports(a.shape, a.dropout)) return launch_attention_backward_wgmma(a);
   if (a.shape.width <= 64)
     launch_backward<KeyTiling64, QueryTiling64>(a);
   else if (a.shape.width <= 128)

@@ -54,10 +54,13 @@ HeadsView<T> view(Tensor& x) {
   return {x.data<T>(), x.strides()[0], x.strides()[1], x.strides()[2]};
 }
 
-// The tensor-core kernels read 16 bytes at a time. Where rows do not start at such a multiple they
-// read a copy whose rows do (the kernels fill up with zeros past the head width).
+// The tensor-core kernels read 16 bytes at a time, some by the copy engine, which steps over every
+// element. Where rows do not start at such a multiple, or repeat by a stride of 0, they read a copy
+// (the kernels fill up with zeros past the head width).
 Tensor readable(const Tensor& x) {
-  if (x.dtype() != DType::BF16 || x.numel() == 0 || attention_aligned(x)) return x;
+  bool repeats = false;
+  for (int dim = 0; dim < 3; ++dim) repeats = repeats || (x.size(dim) > 1 && x.strides()[dim] == 0);
+  if (x.dtype() != DType::BF16 || x.numel() == 0 || (attention_aligned(x) && !repeats)) return x;
   const std::int64_t per_16_bytes = 8, width = x.size(3);
   Tensor rows =
       Tensor::empty({x.size(0), x.size(1), x.size(2), ceil_div(width, per_16_bytes) * per_16_bytes},

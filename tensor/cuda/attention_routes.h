@@ -27,9 +27,11 @@ struct AttentionProblem {
 // Whether `x` [B, T, H, D] can be read 16 bytes at a time.
 bool attention_aligned(const Tensor& x);
 
+// Of the library's own kernels on warpgroup products, which draw no dropout.
+inline constexpr std::int64_t kMaxWgmmaWidth = 128;
 // False in a build without cuDNN.
 bool cudnn_attention_supports(const AttentionProblem& problem, AttentionPass pass);
-// "cudnn", "mma bf16" or "fma f32", for `inspect`.
+// "cudnn", "wgmma bf16", "mma bf16" or "fma f32", for `inspect`.
 std::string_view attention_route(const AttentionProblem& problem, AttentionPass pass);
 
 // The library's own kernels: any supported case.

@@ -1,6 +1,7 @@
 // What all attention kernels share: geometry, views of one head, arguments, launches.
 #pragma once
 
+#include "tensor/cuda/attention_routes.h"
 #include "tensor/cuda/common.cuh"
 #include "tensor/kernels.h"
 
@@ -77,5 +78,12 @@ void launch_attention(const ForwardArguments<bfloat16>& a);
 void launch_attention(const ForwardArguments<float>& a);
 void launch_attention_backward(const BackwardArguments<bfloat16>& a);
 void launch_attention_backward(const BackwardArguments<float>& a);
+// Of bf16 on warpgroup products.
+inline bool wgmma_attention_supports(const AttentionShape& s, const AttentionDropout& dropout) {
+  return s.width <= kMaxWgmmaWidth && s.keys > 0 && s.queries > 0 && s.batch > 0 &&
+         !dropout.active();
+}
+void launch_attention_wgmma(const ForwardArguments<bfloat16>& a);
+void launch_attention_backward_wgmma(const BackwardArguments<bfloat16>& a);
 
 }  // namespace nibble::cuda

@@ -62,6 +62,24 @@ __device__ inline void load_tile(std::uint32_t to, const CUtensorMap& map, std::
       "l"(&map), "r"(barrier), "r"(x), "r"(y)
       : "memory");
 }
+// The same of a tensor of four dimensions.
+__device__ inline void load_tile(std::uint32_t to, const CUtensorMap& map, std::uint32_t barrier,
+                                 int x, int y, int z, int w) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
+      "l"(&map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w)
+      : "memory");
+}
+// `bytes` from global memory; addresses and count are multiples of 16.
+__device__ inline void load_bytes(std::uint32_t to, const void* from, std::uint32_t bytes,
+                                  std::uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
+      "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
 // The same to every block of the cluster in `mask`, at the same place, with its own barrier.
 __device__ inline void load_tile_to(std::uint16_t mask, std::uint32_t to, const CUtensorMap& map,
                                     std::uint32_t barrier, std::uint32_t x, std::uint32_t y) {
@@ -136,6 +154,13 @@ template <int kCount>
 __device__ void keep(std::int32_t (&x)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(x[i])::"memory");
+}
+
+// The same of rows of 2-byte elements, 64 to a row of 128 bytes, that are summed over (the operand
+// is MN-major): further columns lie `next_columns` bytes on. Add 128 to step 16 rows.
+__device__ inline std::uint64_t summed_rows(std::uint32_t address, std::uint32_t next_columns) {
+  return (std::uint64_t{1} << 62) | (std::uint64_t{1024 / 16} << 32) |
+         (static_cast<std::uint64_t>(next_columns / 16) << 16) | ((address & 0x3ffff) >> 4);
 }
 
 // Four 8 × 8 matrices of 2-byte elements to shared memory, as load_matrices reads them.

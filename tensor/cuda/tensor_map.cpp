@@ -41,4 +41,29 @@ CUtensorMap swizzled_map(const void* base, std::int64_t rows, std::int64_t cols,
   return map;
 }
 
+CUtensorMap heads_map(const void* base, const HeadsExtents& n, std::int64_t batch_stride,
+                      std::int64_t row_stride, std::int64_t head_stride, std::uint32_t box_rows) {
+  CUtensorMap map;
+  const auto unsign = [](std::int64_t x) { return static_cast<cuuint64_t>(x); };
+  // The stride of a single element means nothing, and may be one that the driver refuses.
+  const auto bytes = [&](std::int64_t extent, std::int64_t stride) {
+    return extent == 1 ? cuuint64_t{16} : unsign(2 * stride);
+  };
+  const cuuint64_t extents[] = {unsign(n.width), unsign(n.rows), unsign(n.heads), unsign(n.batch)};
+  const cuuint64_t strides[] = {bytes(n.rows, row_stride), bytes(n.heads, head_stride),
+                                bytes(n.batch, batch_stride)};
+  const cuuint32_t box[] = {64, box_rows, 1, 1};
+  const cuuint32_t steps[] = {1, 1, 1, 1};
+  const CUresult result =
+      encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, const_cast<void*>(base), extents,
+                strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  NIBBLE_CHECK(
+      result == CUDA_SUCCESS, "cuda",
+      "no tensor map: driver error {} for heads [{}, {}, {}, {}], strides {}, {}, {} at {}",
+      static_cast<int>(result), n.batch, n.rows, n.heads, n.width, batch_stride, row_stride,
+      head_stride, base);
+  return map;
+}
+
 }  // namespace nibble::cuda

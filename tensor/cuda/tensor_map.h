@@ -11,5 +11,12 @@ namespace nibble::cuda {
 // `base` and `row_bytes` are multiples of 16; element: 1 or 2 bytes. Throws what the driver says.
 CUtensorMap swizzled_map(const void* base, std::int64_t rows, std::int64_t cols,
                          std::int64_t row_bytes, int element_bytes, std::uint32_t box_rows);
+// The same of `heads` [batch, rows, heads, width] of 2-byte elements, strides in elements: boxes of
+// `box_rows` rows of one head by 64 columns. Strides of extents above 1 are multiples of 16 bytes.
+struct HeadsExtents {
+  std::int64_t batch, rows, heads, width;
+};
+CUtensorMap heads_map(const void* base, const HeadsExtents& extents, std::int64_t batch_stride,
+                      std::int64_t row_stride, std::int64_t head_stride, std::uint32_t box_rows);
 
 }  // namespace nibble::cuda

@@ -124,9 +124,20 @@ const std::vector<Case> kCases{
     {1, 128, 320, 2, 2, 64, true, 0.1},
     {2, 33, 77, 2, 2, 16, true, 0.25},
     {1, 77, 33, 2, 1, 32, true, 0.25, -0.3},  // 44 queries see no key
+    {1, 77, 33, 2, 1, 32, true, 0, -0.3},
+    {1, 130, 40, 1, 1, 128, true, 0, -0.3},
     {1, 190, 190, 4, 2, 32, false, 0, 0.4},
     {1, 70, 100, 1, 1, 80, true, 0.1},
+    {2, 257, 257, 4, 2, 64},
+    {1, 129, 449, 2, 2, 64},
+    {1, 449, 129, 2, 1, 64, false},
+    {1, 1, 700, 4, 2, 64, false},
+    {2, 333, 333, 2, 1, 80},
     {1, 150, 150, 2, 2, 128},
+    {2, 385, 385, 2, 1, 128},
+    {1, 65, 415, 2, 2, 128},
+    {1, 415, 65, 2, 1, 120, false},
+    {1, 1, 300, 2, 1, 128},
     {1, 65, 67, 4, 2, 128, false, 0.2},
     {1, 300, 300, 2, 1, 128, true, 0.1},
     {1, 70, 90, 1, 1, 256, true, 0.1},
@@ -157,8 +168,9 @@ GPU_TEST("cuda attention: the chosen kernels agree with the CPU's") {
 
 GPU_TEST("cuda attention: packed, sliced and unaligned operands") {
   for (const DType dtype : {DType::F32, DType::BF16})
-    for (const std::int64_t d : {64, 17}) {
-      const Case c{2, 130, 130, 3, 3, d, true, 0.1};
+    for (const auto& [d, dropout] :
+         {std::pair<std::int64_t, double>{64, 0.1}, {64, 0}, {17, 0.1}, {17, 0}, {100, 0}}) {
+      const Case c{2, 130, 130, 3, 3, d, true, dropout};
       const auto make = [&](const Shape& shape, std::uint32_t site) {
         return uniform(shape, dtype, -1.5, 1.5, site);
       };
@@ -207,7 +219,8 @@ GPU_TEST("cuda attention: the same probabilities are dropped as on the CPU") {
 
 GPU_TEST("cuda attention: two runs give the same bits") {
   for (const DType dtype : {DType::F32, DType::BF16})
-    for (const Case& c : {Case{4, 512, 512, 4, 2, 64}, Case{2, 256, 256, 4, 4, 128, true, 0.1}})
+    for (const Case& c : {Case{4, 512, 512, 4, 2, 64}, Case{2, 500, 500, 4, 2, 128},
+                          Case{2, 256, 256, 4, 4, 128, true, 0.1}})
       for (const Route& route : {kOwn, kChosen}) {
         const Tensors device = on_gpu(inputs(c, dtype));
         const Tensors first = run(device, c.options(), route);
@@ -221,8 +234,10 @@ GPU_TEST("cuda attention: two runs give the same bits") {
 
 GPU_TEST("cuda attention: long sequences") {
   for (const DType dtype : {DType::F32, DType::BF16}) {
-    const Case c{1, 4096, 4096, 1, 1, 64};
-    check_case(c, dtype, kOwn, inputs(c, dtype));
+    for (const std::int64_t d : {64, 128}) {
+      const Case c{1, d == 64 ? 4096 : 2048, d == 64 ? 4096 : 2048, 1, 1, d};
+      check_case(c, dtype, kOwn, inputs(c, dtype));
+    }
   }
 }
 
@@ -249,21 +264,22 @@ GPU_TEST("cuda attention: large scores do not overflow, and NaN stays in its row
 }
 
 GPU_TEST("cuda attention: an expanded key head equals copies of it") {
-  const Case c{2, 96, 96, 4, 4, 64, true, 0.1};
-  for (const DType dtype : {DType::F32, DType::BF16}) {
-    Tensors in = inputs(c, dtype);
-    in[1] = in[1].slice(2, 0, 1).expand({2, 96, 4, 64});
-    in[2] = in[2].slice(2, 0, 1).expand({2, 96, 4, 64});
-    // Copied whole, then expanded again where it lives: strides of 0 reach the kernel.
-    const Tensor k = in[1].slice(2, 0, 1).clone().to(kGpu).expand({2, 96, 4, 64});
-    const Tensors a =
-        run({in[0].to(kGpu), k, in[2].clone().to(kGpu), in[3].to(kGpu)}, c.options(), kOwn);
-    const Tensors b =
-        run({in[0].to(kGpu), in[1].clone().to(kGpu), in[2].clone().to(kGpu), in[3].to(kGpu)},
-            c.options(), kOwn);
-    for (std::size_t i = 0; i < a.size(); ++i)
-      check_bits(a[i].to(kCpu).clone(), b[i].clone(), c.name(dtype));
-  }
+  for (const DType dtype : {DType::F32, DType::BF16})
+    for (const double dropout : {0.0, 0.1}) {
+      const Case c{2, 96, 96, 4, 4, 64, true, dropout};
+      Tensors in = inputs(c, dtype);
+      in[1] = in[1].slice(2, 0, 1).expand({2, 96, 4, 64});
+      in[2] = in[2].slice(2, 0, 1).expand({2, 96, 4, 64});
+      // Copied whole, then expanded again where it lives: strides of 0 reach the kernel.
+      const Tensor k = in[1].slice(2, 0, 1).clone().to(kGpu).expand({2, 96, 4, 64});
+      const Tensors a =
+          run({in[0].to(kGpu), k, in[2].clone().to(kGpu), in[3].to(kGpu)}, c.options(), kOwn);
+      const Tensors b =
+          run({in[0].to(kGpu), in[1].clone().to(kGpu), in[2].clone().to(kGpu), in[3].to(kGpu)},
+              c.options(), kOwn);
+      for (std::size_t i = 0; i < a.size(); ++i)
+        check_bits(a[i].to(kCpu).clone(), b[i].clone(), c.name(dtype));
+    }
 }
 
 GPU_TEST("cuda attention: what it cannot do, it says") {
@@ -278,12 +294,15 @@ TEST_CASE("cuda attention: the route is a function of the case") {
   cuda::AttentionProblem p;
   p.batch = 32, p.queries = p.keys = 1024, p.heads = p.key_heads = 12, p.width = 64;
   const auto route = [&] { return cuda::attention_route(p, cuda::AttentionPass::kForward); };
-  CHECK(route() ==
-        (cuda::cudnn_attention_supports(p, cuda::AttentionPass::kForward) ? "cudnn" : "mma bf16"));
+  CHECK(
+      route() ==
+      (cuda::cudnn_attention_supports(p, cuda::AttentionPass::kForward) ? "cudnn" : "wgmma bf16"));
   p.dropout = 0.1;
   CHECK(route() == "mma bf16");
   p.dropout = 0;
   p.aligned = false;
+  CHECK(route() == "wgmma bf16");
+  p.width = 136;
   CHECK(route() == "mma bf16");
   p.dtype = DType::F32;
   CHECK(route() == "fma f32");

@@ -1,0 +1,195 @@
+// Attention forward in bf16 on warpgroup products, head widths up to 128 without dropout: a block
+// owns 64 queries a consumer warpgroup and streams keys and values past them from the last that
+// they see to the first, so that only the first steps are masked. A warpgroup starts the next
+// step's scores before it sums this step's values, and its softmax runs beside that sum and the
+// other groups' products (after FlashAttention-3, Shah et al. 2024). Scores and sums are f32;
+// probabilities are rounded to bf16.
+// Moves q, k, v and out once (keys and values again from L2, once a tile of queries); computes
+// 4·T·S·D operations a head (half of that causal). Roofline: tensor cores at 4096 operations a
+// cycle, and as long at D = 64 the 16 exponentials a cycle of a multiprocessor.
+// Measured by tests/bench/attention.cpp.
+#include "tensor/cuda/attention_softmax.cuh"
+#include "tensor/cuda/attention_wgmma.cuh"
+
+namespace nibble::cuda {
+namespace {
+
+template <int kWidth_, int kGroups_, int kKeys_, int kBlocks_, int kStages_>
+struct Tiling : Roles<kGroups_, kBlocks_> {
+  static constexpr int kWidth = kWidth_, kKeys = kKeys_, kStages = kStages_;
+  static constexpr int kGroupBytes = kGroupRows * kWidth * 2, kStepBytes = kKeys * kWidth * 2;
+  static constexpr int kQueryBytes = kGroups_ * kGroupBytes;
+  static constexpr int kTiles = kQueryBytes + 2 * kStages * kStepBytes;
+  static constexpr int kShared = kTiles + 8 + 2 * Stages<kStages, Tiling>::kBytes;
+};
+using Tiling64 = Tiling<64, 3, 128, 1, 2>;
+using Tiling128 = Tiling<128, 2, 128, 1, 2>;
+
+struct Maps {
+  ForwardArguments<bfloat16> a;
+  CUtensorMap q, k, v;
+};
+
+template <class C>
+__global__ void __launch_bounds__(C::kThreads, C::kBlocks)
+    attention_wgmma(const __grid_constant__ Maps maps) {
+  constexpr int kWidth = C::kWidth, kKeys = C::kKeys;
+  extern __shared__ __align__(1024) char shared[];
+  const ForwardArguments<bfloat16>& a = maps.a;
+  const AttentionShape& shape = a.shape;
+  // Neighbouring blocks share a head's keys in L2; under a causal mask the longest go first.
+  const int blocks = (shape.queries + C::kRows - 1) / C::kRows;
+  const int head = static_cast<int>(blockIdx.x) / blocks;
+  const int t0 = (blocks - 1 - static_cast<int>(blockIdx.x) % blocks) * C::kRows;
+  const int b = head / shape.heads, h = head % shape.heads, key_head = shape.key_head(h);
+
+  const std::uint32_t queries = shared_address(shared), keys = queries + C::kQueryBytes;
+  const std::uint32_t values = keys + C::kStages * C::kStepBytes;
+  const std::uint32_t queries_full = queries + C::kTiles;
+  const Stages<C::kStages, C> key_stages(queries_full + 8);
+  const Stages<C::kStages, C> value_stages(queries_full + 8 + Stages<C::kStages, C>::kBytes);
+  if (threadIdx.x == 0) {
+    hopper::init_barrier(queries_full, 1);
+    key_stages.init();
+    value_stages.init();
+    hopper::fence_barrier_init();
+  }
+  __syncthreads();
+  const int warp = C::warp(), group = warp / kGroupWarps;
+
+  // Step i is of the keys from (steps - 1 - i) · kKeys on.
+  const int steps =
+      (::max(shape.seen(::min(t0 + C::kRows, shape.queries) - 1), 0) + kKeys - 1) / kKeys;
+  const auto first_key = [&](int step) { return (steps - 1 - step) * kKeys; };
+  const auto copy_queries = [&] {
+    hopper::arrive_expecting(queries_full, C::kQueryBytes);
+    for (int i = 0; i < C::kGroups; ++i)
+      load_rows<kGroupRows, kWidth>(queries + static_cast<std::uint32_t>(i * C::kGroupBytes),
+                                    maps.q, queries_full, t0 + i * kGroupRows, h, b);
+  };
+  const auto copy = [&](int step) {
+    const std::uint32_t offset = key_stages.of(step) * C::kStepBytes;
+    load_rows<kKeys, kWidth>(keys + offset, maps.k, key_stages.fill(step, C::kStepBytes),
+                             first_key(step), key_head, b);
+    load_rows<kKeys, kWidth>(values + offset, maps.v, value_stages.fill(step, C::kStepBytes),
+                             first_key(step), key_head, b);
+  };
+  if (C::kProducers > 0 && group == C::kGroups) {
+    C::begin_producer();
+    if (!C::copies()) return;
+    copy_queries();
+    for (int step = 0; step < steps; ++step) copy(step);
+    return;
+  }
+  // Without a producer, the first thread copies two steps behind the last stage that is in use.
+  constexpr int kAhead = C::kStages - 2;
+  if (C::kProducers == 0 && threadIdx.x == 0) {
+    copy_queries();
+    for (int step = 0; step < ::min(kAhead, steps); ++step) copy(step);
+  }
+  __syncwarp();
+  const auto refill = [&](int step) {
+    if (C::kProducers == 0 && threadIdx.x == 0 && step + kAhead < steps) copy(step + kAhead);
+    __syncwarp();
+  };
+  C::begin_consumer();
+  const int group_row = t0 + group * kGroupRows, first_row = t0 + warp * 16;
+  const std::uint32_t own = queries + static_cast<std::uint32_t>(group * C::kGroupBytes);
+  const float scale = fabsf(shape.scale) * 1.44269504f;
+  Accumulators<1, kKeys> scores;
+  Accumulators<1, kWidth> out;
+  Weights<kKeys> weights;
+  OnlineSoftmax<1> softmax;
+  out.clear();
+
+  const auto start = [&](int step) {
+    key_stages.wait(step);
+    start_scores<kWidth, kKeys>(scores, own, keys + key_stages.of(step) * C::kStepBytes);
+    hopper::wgmma_commit();
+  };
+  const auto sum = [&](int step) {
+    value_stages.wait(step);
+    start_sums<kWidth, kKeys>(out, weights, values + value_stages.of(step) * C::kStepBytes);
+    hopper::wgmma_commit();
+  };
+  // The running maximum is of unscaled scores: a negative scale moves its sign into them.
+  const auto normalize = [&](int step) {
+    const int s0 = first_key(step);
+    if (shape.scale < 0) scores.each([](float& x, int, int) { x = -x; });
+    if (s0 + kKeys > shape.seen(group_row))
+      scores.each([&](float& x, int row, int column) {
+        if (s0 + column >= shape.seen(first_row + row)) x = -INFINITY;
+      });
+    softmax.update(scores, scale);
+  };
+
+  // A group's rows may see less than the block's.
+  const int group_seen = ::max(shape.seen(group_row + kGroupRows - 1), 0);
+  const int first_step = steps - ::min(steps, (group_seen + kKeys - 1) / kKeys);
+  for (int step = 0; step < first_step; ++step) {
+    refill(step);
+    key_stages.wait(step), key_stages.release(step);
+    value_stages.wait(step), value_stages.release(step);
+  }
+  hopper::wait(queries_full, 0);
+  if (first_step < steps) {
+    refill(first_step);
+    start(first_step);
+    hopper::wgmma_wait<0>();
+    keep(scores);
+    key_stages.release(first_step);
+    normalize(first_step);
+    weights.pack(scores);
+    for (int step = first_step + 1; step < steps; ++step) {
+      refill(step);
+      keep(scores), keep(out);
+      start(step);
+      sum(step - 1);
+      hopper::wgmma_wait<1>();
+      keep(scores);
+      key_stages.release(step);
+      normalize(step);
+      hopper::wgmma_wait<0>();
+      keep(out);
+      value_stages.release(step - 1);
+      softmax.rescale(out);
+      weights.pack(scores);
+    }
+    keep(out);
+    sum(steps - 1);
+    hopper::wgmma_wait<0>();
+    keep(out);
+  }
+
+  softmax.finish();
+  softmax.store_lse(a.lse + static_cast<std::int64_t>(head) * shape.queries, first_row,
+                    shape.queries, fabsf(shape.scale));
+  // A query without keys gives 0. The group's queries are no longer needed where they lay.
+  sync_group();
+  const auto factor = [&](int, int half) {
+    return softmax.sum[0][half] == 0 ? 0.0f : 1 / softmax.sum[0][half];
+  };
+  store_rows(out, factor, shared + warp * 16 * kWidth * 2, a.out.row(b, h, first_row),
+             a.out.row_stride, shape.queries - first_row, shape.width, a.out_aligned);
+}
+
+template <class C>
+void launch_forward(const ForwardArguments<bfloat16>& a) {
+  const AttentionShape& s = a.shape;
+  launch_tiles(attention_wgmma<C>, ceil_div(s.queries, C::kRows) * s.batch * s.heads, C::kThreads,
+               C::kShared,
+               Maps{a, map_of(a.q, s, s.queries, s.heads, kGroupRows),
+                    map_of(a.k, s, s.keys, s.key_heads, C::kKeys),
+                    map_of(a.v, s, s.keys, s.key_heads, C::kKeys)});
+}
+
+}  // namespace
+
+void launch_attention_wgmma(const ForwardArguments<bfloat16>& a) {
+  if (a.shape.width <= 64)
+    launch_forward<Tiling64>(a);
+  else
+    launch_forward<Tiling128>(a);
+}
+
+}  // namespace nibble::cuda
