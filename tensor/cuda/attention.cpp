@@ -27,7 +27,7 @@ AttentionProblem::AttentionProblem(const Tensor& q, const Tensor& k, const Atten
 std::string_view attention_route(const AttentionProblem& problem, AttentionPass pass) {
   if (cudnn_attention_supports(problem, pass)) return "cudnn";
   if (problem.dtype != DType::BF16) return "fma f32";
-  return problem.width <= kMaxWgmmaWidth && problem.dropout == 0 ? "wgmma bf16" : "mma bf16";
+  return problem.width <= kMaxWgmmaWidth ? "wgmma bf16" : "mma bf16";
 }
 
 #ifndef NIBBLE_HAS_CUDNN

@@ -1,28 +1,25 @@
-// Attention forward in bf16 on tensor cores: one block computes a tile of queries of one head,
-// streaming the keys and values past it through two shared-memory stages (online softmax, after
-// FlashAttention-2, Dao 2023). Scores and sums are f32; probabilities are rounded to bf16 for the
-// second product. A query head reads its keys and values once a tile of queries, mostly from L2.
-// Roofline: 4·T·S·D operations a head (half of that causal) on mma.sync; the exponentials, one a
-// score, cost about two thirds as many cycles at D = 64.
+// Attention forward in bf16 of heads wider than attention_wgmma.cu takes, or without keys: one
+// block computes a tile of queries of one head, streaming the keys and values past it through two
+// shared-memory stages (online softmax, after FlashAttention-2, Dao 2023). Scores and sums are f32;
+// probabilities are rounded to bf16 for the second product. A query head reads its keys and values
+// once a tile of queries, mostly from L2. Roofline: 4·T·S·D operations a head (half of that causal)
+// on mma.sync.
 #include "tensor/cuda/attention_dropout.cuh"
 #include "tensor/cuda/attention_softmax.cuh"
 
 namespace nibble::cuda {
 namespace {
 
-template <int kWidth_, int kRowTiles_, int kWarps_, int kKeys_, int kBlocks_, bool kKeepQueries_>
+template <int kWidth_, int kRowTiles_, int kWarps_, int kKeys_, int kBlocks_>
 struct Tiling {
   static constexpr int kWidth = kWidth_, kRowTiles = kRowTiles_, kWarps = kWarps_, kKeys = kKeys_;
   static constexpr int kBlocks = kBlocks_;  // to a multiprocessor
-  static constexpr bool kKeepQueries = kKeepQueries_;
   static constexpr int kThreads = 32 * kWarps, kWarpRows = 16 * kRowTiles;
   static constexpr int kQueries = kWarpRows * kWarps;
   static constexpr int kQueryBytes = kQueries * kWidth * 2, kKeyBytes = kKeys * kWidth * 2;
   static constexpr int kShared = kQueryBytes + 4 * kKeyBytes;
 };
-using Tiling64 = Tiling<64, 2, 4, 64, 2, true>;
-using Tiling128 = Tiling<128, 2, 4, 64, 2, false>;
-using Tiling256 = Tiling<256, 1, 4, 32, 2, false>;
+using Tiling256 = Tiling<256, 1, 4, 32, 2>;
 
 template <class C, bool kDropout>
 __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
@@ -57,11 +54,11 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
 
   // The running maximum is of unscaled scores: a negative scale moves its sign into the queries.
   const float scale = fabsf(shape.scale) * 1.44269504f;
-  LeftRows<kRowTiles, kWidth, C::kKeepQueries> left(
-      queries + static_cast<std::uint32_t>(warp * C::kWarpRows * kWidth * 2));
+  const LeftRows<kRowTiles, kWidth> left(
+      queries + static_cast<std::uint32_t>(warp * C::kWarpRows * kWidth * 2),
+      shape.scale < 0 ? 0x80008000u : 0u);
   wait_for_copies<1>();
   __syncthreads();
-  left.arrived(shape.scale < 0 ? 0x80008000u : 0u);
   Accumulators<kRowTiles, kWidth> out;
   out.clear();
   OnlineSoftmax<kRowTiles> softmax;
@@ -116,13 +113,8 @@ void launch_forward(const ForwardArguments<bfloat16>& a) {
 }  // namespace
 
 void launch_attention(const ForwardArguments<bfloat16>& a) {
-  if (wgmma_attention_supports(a.shape, a.dropout)) return launch_attention_wgmma(a);
-  if (a.shape.width <= 64)
-    launch_forward<Tiling64>(a);
-  else if (a.shape.width <= 128)
-    launch_forward<Tiling128>(a);
-  else
-    launch_forward<Tiling256>(a);
+  if (wgmma_attention_supports(a.shape)) return launch_attention_wgmma(a);
+  launch_forward<Tiling256>(a);
 }
 
 }  // namespace nibble::cuda

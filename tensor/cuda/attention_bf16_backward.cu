@@ -1,11 +1,12 @@
-// Attention backward in bf16 on tensor cores. With P the probabilities before dropout and M the
-// dropout factors: dV = (M ∘ P)ᵀ dout, dP = M ∘ (dout Vᵀ), dS = P ∘ (dP - rowsum(dout ∘ out)),
-// dQ = scale · dS K, dK = scale · dSᵀ Q. Two kernels recompute P from the log-sum-exp: one owns a
-// tile of keys and streams the queries of all heads of its group past it (dK, dV), one owns a tile
-// of queries and streams the keys (dQ). So every sum has one owner and a fixed order: no atomics,
-// and memory stays O(T), for 7 tile products in place of the 5 of a pass that adds dQ in any order.
-// dK's kernel computes transposed scores (rows are keys), whose accumulators are left operands of
-// the next products as they stand. Roofline: 14·T·S·D operations a head (half of that causal).
+// Attention backward in bf16 of heads wider than attention_wgmma_backward.cu takes. With P the
+// probabilities before dropout and M the dropout factors: dV = (M ∘ P)ᵀ dout, dP = M ∘ (dout Vᵀ),
+// dS = P ∘ (dP - rowsum(dout ∘ out)), dQ = scale · dS K, dK = scale · dSᵀ Q. Two kernels recompute
+// P from the log-sum-exp: one owns a tile of keys and streams the queries of all heads of its group
+// past it (dK, dV), one owns a tile of queries and streams the keys (dQ). So every sum has one
+// owner and a fixed order: no atomics, and memory stays O(T), for 7 tile products in place of the 5
+// of a pass that adds dQ in any order. dK's kernel computes transposed scores (rows are keys),
+// whose accumulators are left operands of the next products as they stand. Roofline: 14·T·S·D
+// operations a head (half of that causal).
 #include "tensor/cuda/attention_dropout.cuh"
 
 namespace nibble::cuda {
@@ -15,11 +16,10 @@ constexpr float kLog2E = 1.44269504f;
 
 // kOwn rows are owned, kStep rows at a time stream past them; gradients are kOut wide: where a
 // warp's registers cannot hold kWidth columns of both, blocks share the columns out.
-template <int kWidth_, int kRowTiles_, int kStep_, int kOut_, int kBlocks_, bool kKeep_>
+template <int kWidth_, int kRowTiles_, int kStep_, int kOut_, int kBlocks_>
 struct Tiling {
   static constexpr int kWidth = kWidth_, kRowTiles = kRowTiles_, kStep = kStep_, kOut = kOut_;
   static constexpr int kBlocks = kBlocks_;  // to a multiprocessor
-  static constexpr bool kKeep = kKeep_;     // owned operands stay in registers
   static constexpr int kWarps = 4, kThreads = 32 * kWarps, kWarpRows = 16 * kRowTiles;
   static constexpr int kOwn = kWarpRows * kWarps;
   static constexpr int kOwnBytes = kOwn * kWidth * 2, kStepBytes = kStep * kWidth * 2;
@@ -29,12 +29,8 @@ struct Tiling {
 // Beside the tiles, dK's kernel keeps the statistics of two steps of queries.
 template <class C>
 constexpr int kStatsBytes = C::kStep* static_cast<int>(sizeof(float2));
-using KeyTiling64 = Tiling<64, 1, 64, 64, 3, true>;
-using KeyTiling128 = Tiling<128, 1, 64, 128, 2, false>;
-using KeyTiling256 = Tiling<256, 1, 32, 128, 1, false>;
-using QueryTiling64 = Tiling<64, 2, 32, 64, 2, true>;
-using QueryTiling128 = Tiling<128, 1, 64, 128, 2, true>;
-using QueryTiling256 = Tiling<256, 1, 32, 256, 1, false>;
+using KeyTiling256 = Tiling<256, 1, 32, 128, 1>;
+using QueryTiling256 = Tiling<256, 1, 32, 256, 1>;
 
 template <class C, bool kDropout>
 __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
@@ -82,12 +78,10 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   commit_copies();
 
   const int warp_offset = warp * C::kWarpRows * kWidth * 2;
-  LeftRows<1, kWidth, C::kKeep> own_keys(keys + static_cast<std::uint32_t>(warp_offset));
-  LeftRows<1, kWidth, C::kKeep> own_values(values + static_cast<std::uint32_t>(warp_offset));
+  const LeftRows<1, kWidth> own_keys(keys + static_cast<std::uint32_t>(warp_offset));
+  const LeftRows<1, kWidth> own_values(values + static_cast<std::uint32_t>(warp_offset));
   wait_for_copies<1>();
   __syncthreads();
-  own_keys.arrived();
-  own_values.arrived();
   Accumulators<1, C::kOut> dk, dv;
   dk.clear();
   dv.clear();
@@ -217,13 +211,10 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     }
 
   const int warp_offset = warp * C::kWarpRows * kWidth * 2;
-  LeftRows<kRowTiles, kWidth, C::kKeep> own_queries(queries +
-                                                    static_cast<std::uint32_t>(warp_offset));
-  LeftRows<kRowTiles, kWidth, C::kKeep> own_douts(douts + static_cast<std::uint32_t>(warp_offset));
+  const LeftRows<kRowTiles, kWidth> own_queries(queries + static_cast<std::uint32_t>(warp_offset));
+  const LeftRows<kRowTiles, kWidth> own_douts(douts + static_cast<std::uint32_t>(warp_offset));
   wait_for_copies<1>();
   __syncthreads();
-  own_queries.arrived();
-  own_douts.arrived();
   Accumulators<kRowTiles, kWidth> dq;
   dq.clear();
   const float scale = shape.scale * kLog2E;
@@ -292,13 +283,12 @@ void launch_backward(const BackwardArguments<bfloat16>& a) {
 }  // namespace
 
 void launch_attention_backward(const BackwardArguments<bfloat16>& a) {
-  if (wgmma_attention_supports(a.shape, a.dropout)) return launch_attention_backward_wgmma(a);
-  if (a.shape.width <= 64)
-    launch_backward<KeyTiling64, QueryTiling64>(a);
-  else if (a.shape.width <= 128)
-    launch_backward<KeyTiling128, QueryTiling128>(a);
-  else
-    launch_backward<KeyTiling256, QueryTiling256>(a);
+  if (wgmma_attention_supports(a.shape)) {
+    launch_key_gradients_wgmma(a);
+    launch_query_gradients_wgmma(a);
+    return;
+  }
+  launch_backward<KeyTiling256, QueryTiling256>(a);
 }
 
 }  // namespace nibble::cuda

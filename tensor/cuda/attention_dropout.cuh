@@ -59,7 +59,8 @@ class KeptProbabilities {
     const std::uint64_t run = draws.bits<kRun>(t + lane / kLanes, s + lane % kLanes * kRun);
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
-      bits_[i] = 0;
+#pragma unroll
+      for (int n = 0; n < kTiles; n += 8) bits_[i][n / 8] = 0;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int row = 16 * i + 8 * half + lane / 4;
@@ -69,20 +70,21 @@ class KeptProbabilities {
           if (8 * n % kWord == 0)
             word = __shfl_sync(kFullMask, static_cast<std::uint32_t>(run >> (8 * n % kRun)),
                                row * kLanes + 8 * n / kRun);
-          bits_[i] |= (word >> (8 * n % kWord + lane % 4 * 2) & 3u) << (4 * n + 2 * half);
+          bits_[i][n / 8] |= (word >> (8 * n % kWord + lane % 4 * 2) & 3u)
+                             << (4 * (n % 8) + 2 * half);
         }
       }
     }
   }
   // Rows are keys from s on, columns are queries from t on.
   __device__ void draw_by_columns(const DropoutDraws& draws, int t, int s) {
-    static_assert(kRowTiles == 1 && kColumns % 32 == 0);
+    static_assert(kRowTiles == 1 && kColumns % 32 == 0 && kColumns <= 64);
     const int lane = static_cast<int>(threadIdx.x % kWarp);
     std::uint32_t run = 0;
 #pragma unroll
     for (int u = 0; u < kColumns / 32; ++u)
       run |= static_cast<std::uint32_t>(draws.bits<16>(t + 32 * u + lane, s) & 0xffffu) << (16 * u);
-    bits_[0] = 0;
+    bits_[0][0] = 0;
 #pragma unroll
     for (int n = 0; n < 4; ++n)
 #pragma unroll
@@ -92,8 +94,8 @@ class KeptProbabilities {
         for (int u = 0; u < kColumns / 32; ++u)
 #pragma unroll
           for (int half = 0; half < 2; ++half)
-            bits_[0] |= (word >> (16 * u + 8 * half + lane / 4) & 1u)
-                        << (4 * (n + 4 * u) + 2 * half + e);
+            bits_[0][0] |= (word >> (16 * u + 8 * half + lane / 4) & 1u)
+                           << (4 * (n + 4 * u) + 2 * half + e);
       }
   }
   // What was dropped becomes 0.
@@ -104,13 +106,25 @@ class KeptProbabilities {
       for (int n = 0; n < kTiles; ++n)
 #pragma unroll
         for (int e = 0; e < 4; ++e)
-          if ((bits_[i] >> (4 * n + e) & 1u) == 0) x.v[i][n][e] = 0;
+          if (!kept(i, n, e)) x.v[i][n][e] = 0;
+  }
+  // The same of packed probabilities, whose register r of k holds tile 2k + r / 2.
+  __device__ void apply(std::uint32_t (&packed)[kColumns / 16][4]) const {
+#pragma unroll
+    for (int k = 0; k < kColumns / 16; ++k)
+#pragma unroll
+      for (int r = 0; r < 4; ++r)
+        packed[k][r] &= (kept(0, 2 * k + r / 2, r % 2 * 2) ? 0xffffu : 0) |
+                        (kept(0, 2 * k + r / 2, r % 2 * 2 + 1) ? 0xffff0000u : 0);
   }
 
  private:
+  __device__ bool kept(int i, int n, int e) const {
+    return (bits_[i][n / 8] >> (4 * (n % 8) + e) & 1u) != 0;
+  }
+
   static constexpr int kTiles = kColumns / 8;
-  static_assert(4 * kTiles <= 32);
-  std::uint32_t bits_[kRowTiles];
+  std::uint32_t bits_[kRowTiles][(kTiles + 7) / 8];
 };
 
 }  // namespace nibble::cuda

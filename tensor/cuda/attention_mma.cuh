@@ -85,33 +85,14 @@ __device__ std::uint32_t at(std::uint32_t lane_address, int row16, int column16)
          static_cast<std::uint32_t>(row16 * 16 * kWidth * 2);
 }
 
-// The warp's rows of a tile as left operand; kept in registers, or read from the tile at each use.
-template <int kRowTiles, int kWidth, bool kKept>
+// The warp's rows of a tile as left operand, read from the tile at each use.
+template <int kRowTiles, int kWidth>
 class LeftRows {
  public:
-  // `tile`: shared address of the warp's first row.
-  __device__ explicit LeftRows(std::uint32_t tile) : address_(lane_in_rows<kWidth>(tile)) {}
-  // Once, after the tile has arrived. Flips signs where `flip` is 0x80008000.
-  __device__ void arrived(std::uint32_t flip = 0) {
-    flip_ = flip;
-    if constexpr (kKept) {
-#pragma unroll
-      for (int k = 0; k < kWidth / 16; ++k) read(kept_[k], k);
-    }
-  }
+  // `tile`: shared address of the warp's first row. Flips signs where `flip` is 0x80008000.
+  __device__ explicit LeftRows(std::uint32_t tile, std::uint32_t flip = 0)
+      : address_(lane_in_rows<kWidth>(tile)), flip_(flip) {}
   __device__ void get(std::uint32_t (&a)[kRowTiles][4], int k) const {
-    if constexpr (kKept) {
-#pragma unroll
-      for (int i = 0; i < kRowTiles; ++i)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) a[i][e] = kept_[k][i][e];
-    } else {
-      read(a, k);
-    }
-  }
-
- private:
-  __device__ void read(std::uint32_t (&a)[kRowTiles][4], int k) const {
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
       load_matrices(a[i], at<kWidth>(address_, i, k));
@@ -119,14 +100,15 @@ class LeftRows {
       for (int e = 0; e < 4; ++e) a[i][e] ^= flip_;
     }
   }
-  std::uint32_t address_, flip_ = 0;
-  std::uint32_t kept_[kKept ? kWidth / 16 : 1][kRowTiles][4];
+
+ private:
+  std::uint32_t address_, flip_;
 };
 
 // c = left · tileᵀ; `right` is lane_in_columns of a tile of kColumns rows.
-template <int kRowTiles, int kColumns, int kWidth, bool kKept>
-__device__ void score(Accumulators<kRowTiles, kColumns>& c,
-                      const LeftRows<kRowTiles, kWidth, kKept>& left, std::uint32_t right) {
+template <int kRowTiles, int kColumns, int kWidth>
+__device__ void score(Accumulators<kRowTiles, kColumns>& c, const LeftRows<kRowTiles, kWidth>& left,
+                      std::uint32_t right) {
   c.clear();
 #pragma unroll
   for (int k = 0; k < kWidth / 16; ++k) {
@@ -215,23 +197,32 @@ __device__ void store_rows(Accumulators<kRowTiles, kColumns>& c, Factor factor, 
             pack_bf16(c.v[i][n][2 * half] * f, c.v[i][n][2 * half + 1] * f);
     }
   __syncwarp();
+  // As words: elements of a Vector would be stored one by one.
   constexpr int kChunks = kColumns / 8;
+  constexpr int kItems = 16 * kRowTiles * kChunks / static_cast<int>(kWarp);
+  const auto item = [&](int i, auto store) {
+    const int row = (i * static_cast<int>(kWarp) + lane) / kChunks;
+    const int chunk = (i * static_cast<int>(kWarp) + lane) % kChunks;
+    if (row < rows)
+      store(*reinterpret_cast<const uint4*>(staging + row * kColumns * 2 +
+                                            ((chunk ^ (row & 7)) << 4)),
+            to + row * row_stride + 8 * chunk, columns - 8 * chunk);
+  };
+  if (aligned && columns >= kColumns) {
 #pragma unroll
-  for (int i = 0; i < 16 * kRowTiles * kChunks / static_cast<int>(kWarp); ++i) {
-    const int item = i * static_cast<int>(kWarp) + lane;
-    const int row = item / kChunks, chunk = item % kChunks;
-    const int elements = row < rows ? ::min(8, columns - 8 * chunk) : 0;
-    if (elements <= 0) continue;
-    const Vector<bfloat16, 8> x = load_vector<bfloat16>(reinterpret_cast<const bfloat16*>(
-        staging + row * kColumns * 2 + ((chunk ^ (row & 7)) << 4)));
-    bfloat16* target = to + row * row_stride + 8 * chunk;
-    if (aligned && elements == 8) {
-      store_vector(target, x);
-    } else {
+    for (int i = 0; i < kItems; ++i)
+      item(i, [](uint4 x, bfloat16* target, int) { *reinterpret_cast<uint4*>(target) = x; });
+  } else {
+#pragma unroll 1
+    for (int i = 0; i < kItems; ++i)
+      item(i, [&](uint4 x, bfloat16* target, int elements) {
+        const std::uint32_t words[] = {x.x, x.y, x.z, x.w};
 #pragma unroll
-      for (int e = 0; e < 8; ++e)
-        if (e < elements) target[e] = x[e];
-    }
+        for (int e = 0; e < 8; ++e)
+          if (e < elements)
+            reinterpret_cast<std::uint16_t*>(target)[e] =
+                static_cast<std::uint16_t>(words[e / 2] >> (16 * (e % 2)));
+      });
   }
 }
 

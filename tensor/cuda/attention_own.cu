@@ -12,20 +12,21 @@ constexpr std::int64_t kMaxWidth = 256;
 // stats[b, h, t] = (lse · lse_factor, rowsum(dout ∘ out)): eight lanes to a row of D elements of
 // each; memory bound. Rows that see no key, and those past the last query, get lse = +inf: their
 // probabilities come out as 0 without a test.
+constexpr int kStatsThreads = 256, kStatsRows = 32;  // of a block, in one head
+static_assert(kStatsPadding % kStatsRows == 0);
 template <class T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(kStatsThreads)
     row_stats(float2* stats, HeadsView<const T> out, HeadsView<const T> dout, const float* lse,
               AttentionShape s, int padded_queries, float lse_factor, bool aligned) {
-  constexpr int kLanes = 8;
-  const std::int64_t row =
-      (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kLanes;
+  constexpr int kLanes = kStatsThreads / kStatsRows;
+  const int tiles = padded_queries / kStatsRows;
+  const int head = static_cast<int>(blockIdx.x) / tiles;
+  const int t =
+      static_cast<int>(blockIdx.x) % tiles * kStatsRows + static_cast<int>(threadIdx.x) / kLanes;
   const int lane = static_cast<int>(threadIdx.x % kLanes);
-  const std::int64_t head = row / padded_queries;
-  const int t = static_cast<int>(row % padded_queries);
-  if (head >= static_cast<std::int64_t>(s.batch) * s.heads) return;  // whole rows of lanes
   float sum = 0;
   if (t < s.queries) {
-    const int b = static_cast<int>(head / s.heads), h = static_cast<int>(head % s.heads);
+    const int b = head / s.heads, h = head % s.heads;
     const T *x = out.row(b, h, t), *y = dout.row(b, h, t);
     int c = lane * kVector<T>;
     for (; aligned && c + kVector<T> <= s.width; c += kLanes * kVector<T>) {
@@ -41,8 +42,9 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
   for (int other = kLanes / 2; other > 0; other /= 2) sum += __shfl_xor_sync(lanes, sum, other);
   if (lane != 0) return;
-  const float l = t < s.queries ? lse[head * s.queries + t] : -INFINITY;
-  stats[row] = {l == -INFINITY ? INFINITY : l * lse_factor, sum};
+  const float l = t < s.queries ? lse[static_cast<std::int64_t>(head) * s.queries + t] : -INFINITY;
+  stats[static_cast<std::int64_t>(head) * padded_queries + t] = {
+      l == -INFINITY ? INFINITY : l * lse_factor, sum};
 }
 
 template <class T>
@@ -112,9 +114,10 @@ void backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout, const Tens
   Tensor stats = Tensor::empty({heads, padded, 2}, DType::F32, q.device());
   float2* const rows = reinterpret_cast<float2*>(stats.data<float>());
   // A kernel on bf16 computes 2^(s - lse), one on f32 e^(s - lse).
-  launch(row_stats<T>, dim3(static_cast<unsigned>(ceil_div(heads * padded * 8, 256))), dim3(256), 0,
-         rows, view<T>(out), view<T>(rdout), lse.data<float>(), shape, padded,
-         sizeof(T) == 2 ? kLog2E : 1.0f, attention_aligned(out) && attention_aligned(rdout));
+  launch(row_stats<T>, dim3(static_cast<unsigned>(heads * (padded / kStatsRows))),
+         dim3(kStatsThreads), 0, rows, view<T>(out), view<T>(rdout), lse.data<float>(), shape,
+         padded, sizeof(T) == 2 ? kLog2E : 1.0f,
+         attention_aligned(out) && attention_aligned(rdout));
   launch_attention_backward(BackwardArguments<T>{
       shape, view<T>(rq), view<T>(rk), view<T>(rv), view<T>(rdout), view<T>(dq), view<T>(dk),
       view<T>(dv), attention_aligned(dq), attention_aligned(dk), attention_aligned(dv), rows,

@@ -27,7 +27,7 @@ struct AttentionProblem {
 // Whether `x` [B, T, H, D] can be read 16 bytes at a time.
 bool attention_aligned(const Tensor& x);
 
-// Of the library's own kernels on warpgroup products, which draw no dropout.
+// Head width up to which the library's own kernels run on warpgroup products.
 inline constexpr std::int64_t kMaxWgmmaWidth = 128;
 // False in a build without cuDNN.
 bool cudnn_attention_supports(const AttentionProblem& problem, AttentionPass pass);

@@ -79,11 +79,11 @@ void launch_attention(const ForwardArguments<float>& a);
 void launch_attention_backward(const BackwardArguments<bfloat16>& a);
 void launch_attention_backward(const BackwardArguments<float>& a);
 // Of bf16 on warpgroup products.
-inline bool wgmma_attention_supports(const AttentionShape& s, const AttentionDropout& dropout) {
-  return s.width <= kMaxWgmmaWidth && s.keys > 0 && s.queries > 0 && s.batch > 0 &&
-         !dropout.active();
+inline bool wgmma_attention_supports(const AttentionShape& s) {
+  return s.width <= kMaxWgmmaWidth && s.keys > 0 && s.queries > 0 && s.batch > 0;
 }
 void launch_attention_wgmma(const ForwardArguments<bfloat16>& a);
-void launch_attention_backward_wgmma(const BackwardArguments<bfloat16>& a);
+void launch_key_gradients_wgmma(const BackwardArguments<bfloat16>& a);
+void launch_query_gradients_wgmma(const BackwardArguments<bfloat16>& a);
 
 }  // namespace nibble::cuda

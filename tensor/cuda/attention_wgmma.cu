@@ -1,4 +1,4 @@
-// Attention forward in bf16 on warpgroup products, head widths up to 128 without dropout: a block
+// Attention forward in bf16 on warpgroup products, head widths up to 128: a block
 // owns 64 queries a consumer warpgroup and streams keys and values past them from the last that
 // they see to the first, so that only the first steps are masked. A warpgroup starts the next
 // step's scores before it sums this step's values, and its softmax runs beside that sum and the
@@ -8,6 +8,7 @@
 // 4·T·S·D operations a head (half of that causal). Roofline: tensor cores at 4096 operations a
 // cycle, and as long at D = 64 the 16 exponentials a cycle of a multiprocessor.
 // Measured by tests/bench/attention.cpp.
+#include "tensor/cuda/attention_dropout.cuh"
 #include "tensor/cuda/attention_softmax.cuh"
 #include "tensor/cuda/attention_wgmma.cuh"
 
@@ -22,15 +23,15 @@ struct Tiling : Roles<kGroups_, kBlocks_> {
   static constexpr int kTiles = kQueryBytes + 2 * kStages * kStepBytes;
   static constexpr int kShared = kTiles + 8 + 2 * Stages<kStages, Tiling>::kBytes;
 };
-using Tiling64 = Tiling<64, 3, 128, 1, 2>;
-using Tiling128 = Tiling<128, 2, 128, 1, 2>;
+using Tiling64 = Tiling<64, 2, 64, 2, 5>;
+using Tiling128 = Tiling<128, 2, 128, 1, 3>;
 
 struct Maps {
   ForwardArguments<bfloat16> a;
   CUtensorMap q, k, v;
 };
 
-template <class C>
+template <class C, bool kDropout>
 __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     attention_wgmma(const __grid_constant__ Maps maps) {
   constexpr int kWidth = C::kWidth, kKeys = C::kKeys;
@@ -76,22 +77,10 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   };
   if (C::kProducers > 0 && group == C::kGroups) {
     C::begin_producer();
-    if (!C::copies()) return;
-    copy_queries();
-    for (int step = 0; step < steps; ++step) copy(step);
+    if (C::copies()) copy_all(copy_queries, copy, steps);
     return;
   }
-  // Without a producer, the first thread copies two steps behind the last stage that is in use.
-  constexpr int kAhead = C::kStages - 2;
-  if (C::kProducers == 0 && threadIdx.x == 0) {
-    copy_queries();
-    for (int step = 0; step < ::min(kAhead, steps); ++step) copy(step);
-  }
-  __syncwarp();
-  const auto refill = [&](int step) {
-    if (C::kProducers == 0 && threadIdx.x == 0 && step + kAhead < steps) copy(step + kAhead);
-    __syncwarp();
-  };
+  const auto refill = refill_with<C>(copy_queries, copy, steps);
   C::begin_consumer();
   const int group_row = t0 + group * kGroupRows, first_row = t0 + warp * 16;
   const std::uint32_t own = queries + static_cast<std::uint32_t>(group * C::kGroupBytes);
@@ -100,6 +89,8 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   Accumulators<1, kWidth> out;
   Weights<kKeys> weights;
   OnlineSoftmax<1> softmax;
+  KeptProbabilities<1, kKeys> kept;
+  const DropoutDraws draws(a.dropout, shape, b, h);
   out.clear();
 
   const auto start = [&](int step) {
@@ -112,6 +103,9 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     start_sums<kWidth, kKeys>(out, weights, values + value_stages.of(step) * C::kStepBytes);
     hopper::wgmma_commit();
   };
+  const auto draw = [&](int step) {
+    if constexpr (kDropout) kept.draw_by_rows(draws, first_row, first_key(step));
+  };
   // The running maximum is of unscaled scores: a negative scale moves its sign into them.
   const auto normalize = [&](int step) {
     const int s0 = first_key(step);
@@ -121,6 +115,11 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
         if (s0 + column >= shape.seen(first_row + row)) x = -INFINITY;
       });
     softmax.update(scores, scale);
+  };
+
+  const auto pack = [&] {
+    weights.pack(scores);
+    if constexpr (kDropout) kept.apply(weights.v);
   };
 
   // A group's rows may see less than the block's.
@@ -135,16 +134,18 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   if (first_step < steps) {
     refill(first_step);
     start(first_step);
+    draw(first_step);
     hopper::wgmma_wait<0>();
     keep(scores);
     key_stages.release(first_step);
     normalize(first_step);
-    weights.pack(scores);
+    pack();
     for (int step = first_step + 1; step < steps; ++step) {
       refill(step);
       keep(scores), keep(out);
       start(step);
       sum(step - 1);
+      draw(step);
       hopper::wgmma_wait<1>();
       keep(scores);
       key_stages.release(step);
@@ -153,7 +154,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
       keep(out);
       value_stages.release(step - 1);
       softmax.rescale(out);
-      weights.pack(scores);
+      pack();
     }
     keep(out);
     sum(steps - 1);
@@ -167,7 +168,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   // A query without keys gives 0. The group's queries are no longer needed where they lay.
   sync_group();
   const auto factor = [&](int, int half) {
-    return softmax.sum[0][half] == 0 ? 0.0f : 1 / softmax.sum[0][half];
+    return softmax.sum[0][half] == 0 ? 0.0f : a.dropout.scale / softmax.sum[0][half];
   };
   store_rows(out, factor, shared + warp * 16 * kWidth * 2, a.out.row(b, h, first_row),
              a.out.row_stride, shape.queries - first_row, shape.width, a.out_aligned);
@@ -176,8 +177,8 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
 template <class C>
 void launch_forward(const ForwardArguments<bfloat16>& a) {
   const AttentionShape& s = a.shape;
-  launch_tiles(attention_wgmma<C>, ceil_div(s.queries, C::kRows) * s.batch * s.heads, C::kThreads,
-               C::kShared,
+  launch_tiles(a.dropout.active() ? attention_wgmma<C, true> : attention_wgmma<C, false>,
+               ceil_div(s.queries, C::kRows) * s.batch * s.heads, C::kThreads, C::kShared,
                Maps{a, map_of(a.q, s, s.queries, s.heads, kGroupRows),
                     map_of(a.k, s, s.keys, s.key_heads, C::kKeys),
                     map_of(a.v, s, s.keys, s.key_heads, C::kKeys)});

@@ -80,6 +80,39 @@ __device__ void load_rows(std::uint32_t to, const CUtensorMap& map, std::uint32_
                       row, head, b);
 }
 
+// All copies of a producer.
+template <class CopyOwn, class Copy>
+__device__ void copy_all(CopyOwn copy_own, Copy copy, int steps) {
+  copy_own();
+  for (int step = 0; step < steps; ++step) copy(step);
+}
+// Without a producer, the first thread copies. Its call at a step, which every consumer makes,
+// fills the stage of two steps before: the group's own sums of that step are over.
+template <class C, class CopyOwn, class Copy>
+class Refill {
+ public:
+  __device__ Refill(CopyOwn copy_own, Copy copy, int steps) : copy_(copy), steps_(steps) {
+    static_assert(C::kProducers > 0 || C::kStages > 2);
+    if (C::kProducers > 0) return;
+    if (threadIdx.x == 0) copy_all(copy_own, copy, ::min(kAhead, steps));
+    __syncwarp();
+  }
+  __device__ void operator()(int step) const {
+    if (C::kProducers > 0) return;
+    if (threadIdx.x == 0 && step + kAhead < steps_) copy_(step + kAhead);
+    __syncwarp();
+  }
+
+ private:
+  static constexpr int kAhead = C::kStages - 2;
+  Copy copy_;
+  int steps_;
+};
+template <class C, class CopyOwn, class Copy>
+__device__ Refill<C, CopyOwn, Copy> refill_with(CopyOwn copy_own, Copy copy, int steps) {
+  return {copy_own, copy, steps};
+}
+
 // Starts c = a · bᵀ of the warpgroup's 64 rows at `a` with the kColumns rows at `b`.
 template <int kWidth, int kColumns>
 __device__ void start_scores(Accumulators<1, kColumns>& c, std::uint32_t a, std::uint32_t b) {

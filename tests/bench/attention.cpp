@@ -1,4 +1,4 @@
-// Causal attention in bf16 on one GPU: the library's own kernels beside cuDNN's (deterministic
+// Attention in bf16 on one GPU: the library's own kernels beside cuDNN's (deterministic
 // backward), forward and forward + backward. Random data, cold L2, medians of single runs; the two
 // are first compared, and two runs of our own bit by bit. Prints a markdown table.
 //   attention_bench [repeats [first row [last row]]]
@@ -21,6 +21,7 @@ const Device kGpu = cuda_device(0);
 struct Row {
   std::int64_t b, h, t, d;
   double dropout = 0;
+  bool causal = true;
 };
 
 // q, k and v of one packed tensor, as a model's; all results of both passes.
@@ -36,6 +37,7 @@ struct Call {
     dq = part(d, 0), dk = part(d, 1), dv = part(d, 2);
     out = Tensor::full(shape, 7, DType::BF16, kGpu);
     lse = Tensor::full({r.b, r.h, r.t}, 7, DType::F32, kGpu);
+    options.causal = r.causal;
     options.dropout = r.dropout;
     options.key = {5, 6};
   }
@@ -75,10 +77,13 @@ void measure(const Row& r, int repeats) {
   const bool repeatable = noise(own, again) == 0;
   const double forward = median_ms(repeats, [&] { own.own_forward(); }),
                both = median_ms(repeats, [&] { own.own_forward(), own.own_backward(); });
-  const double operations = 2.0 * static_cast<double>(r.b * r.h * r.t * r.t * r.d) / 1e9;
+  const double operations =
+      (r.causal ? 2.0 : 4.0) * static_cast<double>(r.b * r.h * r.t * r.t * r.d) / 1e9;
   fmt::print("| {}, {}, {}, {}{} | {:.3f}, {:.0f} | {:.3f}, {:.0f} ", r.b, r.h, r.t, r.d,
-             r.dropout > 0 ? fmt::format(" dropout {}", r.dropout) : "", forward,
-             operations / forward, both, 3.5 * operations / both);
+             r.dropout > 0 ? fmt::format(", dropout {}", r.dropout)
+             : r.causal    ? ""
+                           : ", no mask",
+             forward, operations / forward, both, 3.5 * operations / both);
 #ifdef NIBBLE_HAS_CUDNN
   if (cuda::cudnn_attention_supports({own.q, own.k, own.options}, cuda::AttentionPass::kBackward)) {
     Call theirs(r, packed, dout);
@@ -103,12 +108,17 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "attention_bench: no GPU here\n");
     return 1;
   }
-  fmt::print("{}; ms, T(FL)OP/s of 2 or 7 products, causal\n\n", cuda::device_name(0));
+  fmt::print("{}; ms, T(FL)OP/s of 2 or 7 products; causal where nothing else is said\n\n",
+             cuda::device_name(0));
   fmt::print(
       "| B, heads, T, D | own forward | own both | cuDNN forward | cuDNN both | forward, own/cuDNN "
       "| both, own/cuDNN | noise/signal | two runs |\n|---|---|---|---|---|---|---|---|---|\n");
-  const Row rows[] = {{32, 12, 1024, 64}, {8, 25, 1024, 64},       {8, 32, 2048, 128},
-                      {8, 12, 1000, 80},  {32, 12, 1024, 64, 0.1}, {8, 32, 2048, 128, 0.1}};
+  const Row rows[] = {{32, 12, 1024, 64},          {8, 25, 1024, 64},
+                      {8, 32, 2048, 128},          {8, 12, 1000, 80},
+                      {32, 12, 1024, 64, 0.1},     {8, 32, 2048, 128, 0.1},
+                      {64, 12, 256, 64},           {2, 12, 4096, 64},
+                      {4, 16, 2048, 96},           {32, 12, 1024, 64, 0, false},
+                      {8, 32, 2048, 128, 0, false}};
   const auto count = static_cast<int>(std::size(rows));
   const int first = argc > 2 ? std::atoi(argv[2]) : 0;
   const int last = argc > 3 ? std::atoi(argv[3]) : count - 1;

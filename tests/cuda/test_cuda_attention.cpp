@@ -298,7 +298,7 @@ TEST_CASE("cuda attention: the route is a function of the case") {
       route() ==
       (cuda::cudnn_attention_supports(p, cuda::AttentionPass::kForward) ? "cudnn" : "wgmma bf16"));
   p.dropout = 0.1;
-  CHECK(route() == "mma bf16");
+  CHECK(route() == "wgmma bf16");
   p.dropout = 0;
   p.aligned = false;
   CHECK(route() == "wgmma bf16");
