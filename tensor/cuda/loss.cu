@@ -19,6 +19,7 @@ __global__ void __launch_bounds__(Tile::kBlock)
   const std::int64_t row = Tile::row();
   const int n = row < rows ? cols : 0;
   const T* from = logits + row * cols;
+  const T none = from_float<T>(-INFINITY);
   ExpSum<T> total;
   for (std::int64_t first = Tile::thread() * V; first < n; first += kAtOnce * kStep) {
     Vector<T, V> loaded[kAtOnce];
@@ -27,9 +28,8 @@ __global__ void __launch_bounds__(Tile::kBlock)
     for (int j = 0; j < kAtOnce; ++j) {
       const std::int64_t at = first + j * kStep;
 #pragma unroll
-      for (int e = 0; e < V; ++e) loaded[j][e] = from_float<T>(-INFINITY);
-      if (at < n)
-        loaded[j] = load_row_vector(from + at, valid_at<T>(n, at), from_float<T>(-INFINITY));
+      for (int e = 0; e < V; ++e) loaded[j][e] = none;
+      if (at < n) loaded[j] = load_row_part<T, Tile>(from, static_cast<int>(at), n, none);
     }
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) x[j] = widened<T>(loaded[j]);
@@ -134,10 +134,11 @@ void cross_entropy_update(Tensor& max, Tensor& sum, Tensor& target_logit, const 
              max.data<float>(), sum.data<float>(), target_logit.data<float>(), logits.data<T>(),
              targets.data<std::int32_t>(), logits.rows(), cols, begin);
     };
+    const bool whole = are_whole_rows<T>(cols, logits.data<T>());
     if (cols <= 1024)
-      run(RowTile<1, 0>{});
+      whole ? run(RowTile<1, 0, true>{}) : run(RowTile<1, 0>{});
     else
-      run(RowTile<8, 0>{});
+      whole ? run(RowTile<8, 0, true>{}) : run(RowTile<8, 0>{});
   });
 }
 

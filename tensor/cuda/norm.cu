@@ -10,37 +10,45 @@
 namespace nibble::cuda {
 namespace {
 
+// What the forward kernels read and write; mean is null for rms_norm, beta may be.
+template <class T>
+struct Forward {
+  T* y;
+  float *mean, *rstd;
+  const T *x, *gamma, *beta;
+  std::int64_t rows;
+  int cols;
+  float epsilon;
+};
+
 template <bool kCentred, class T, class Tile>
-__global__ void __launch_bounds__(Tile::kBlock)
-    forward_kernel(T* y, float* mean, float* rstd, const T* x, const T* gamma, const T* beta,
-                   std::int64_t rows, int cols, float epsilon) {
+__global__ void __launch_bounds__(Tile::kBlock) forward_kernel(const Forward<T> f) {
   __shared__ float scratch[2][Tile::kBlockWarps];
   const std::int64_t row = Tile::row();
-  const int n = row < rows ? cols : 0;
-  const auto width = static_cast<float>(cols);
-  const Row<T, Tile> in(x + row * cols, n);
+  const int n = row < f.rows ? f.cols : 0;
+  const auto width = static_cast<float>(f.cols);
+  const Row<T, Tile> in(f.x + row * f.cols, n), gamma(f.gamma, n), beta(f.beta, f.beta ? n : 0);
   float mu = 0, squares = 0;
   if constexpr (kCentred) {
     in.each([&](float v, int) { mu += v; });
     mu = row_sum<Tile>(mu, scratch[0]) / width;
   }
   in.each([&](float v, int column) {
-    const float d = column < n ? v - mu : 0.0f;
+    const float d = Tile::kWhole || column < n ? v - mu : 0.0f;
     squares = fmaf(d, d, squares);
   });
-  const float inverse = 1.0f / sqrtf(row_sum<Tile>(squares, scratch[1]) / width + epsilon);
-  const Row<T, Tile> scale(gamma, n);
-  T* to = y + row * cols;
-  if (beta)
+  const float inverse = 1.0f / sqrtf(row_sum<Tile>(squares, scratch[1]) / width + f.epsilon);
+  T* to = f.y + row * f.cols;
+  if (f.beta)
     write_row<T, Tile>(
-        to, n, [=](float v, float g, float b) { return fmaf((v - mu) * inverse, g, b); }, in, scale,
-        Row<T, Tile>(beta, n));
+        to, n, [=](float v, float g, float b) { return fmaf((v - mu) * inverse, g, b); }, in, gamma,
+        beta);
   else
     write_row<T, Tile>(
-        to, n, [=](float v, float g) { return (v - mu) * inverse * g; }, in, scale);
+        to, n, [=](float v, float g) { return (v - mu) * inverse * g; }, in, gamma);
   if (n > 0 && Tile::thread() == 0) {
-    if constexpr (kCentred) mean[row] = mu;
-    rstd[row] = inverse;
+    if constexpr (kCentred) f.mean[row] = mu;
+    f.rstd[row] = inverse;
   }
 }
 
@@ -208,12 +216,19 @@ struct AddToGradients {
 template <bool kCentred, class T>
 void forward(const char* op, Tensor& y, Tensor* mean, Tensor& rstd, const Tensor& x,
              const Tensor& gamma, const T* beta, double epsilon) {
-  const int cols = row_length(op, x);
-  with_row_tile<T>(cols, [&](auto tile) {
+  const Forward<T> f{y.data<T>(),
+                     kCentred ? mean->data<float>() : nullptr,
+                     rstd.data<float>(),
+                     x.data<T>(),
+                     gamma.data<T>(),
+                     beta,
+                     x.rows(),
+                     row_length(op, x),
+                     static_cast<float>(epsilon)};
+  const bool whole = are_whole_rows<T>(f.cols, f.y, f.x, f.gamma, f.beta);
+  with_row_tile<T>(f.cols, whole, [&](auto tile) {
     using Tile = decltype(tile);
-    launch(forward_kernel<kCentred, T, Tile>, Tile::blocks(x.rows()), Tile::kBlock, 0, y.data<T>(),
-           kCentred ? mean->data<float>() : nullptr, rstd.data<float>(), x.data<T>(),
-           gamma.data<T>(), beta, x.rows(), cols, static_cast<float>(epsilon));
+    launch(forward_kernel<kCentred, T, Tile>, Tile::blocks(f.rows), Tile::kBlock, 0, f);
   });
 }
 
@@ -234,7 +249,8 @@ void backward(const char* op, Tensor& dx, Tensor& dgamma, Tensor* dbeta, const T
   if (s.rows * s.cols == 0) return;
   const bool parameters = add.to[0] || add.to[1];
   T* gradient = dx.defined() ? dx.data<T>() : nullptr;
-  with_row_tile<T>(s.cols, [&](auto tile) {
+  const bool whole = are_whole_rows<T>(s.cols, gradient, s.dy, s.x, s.gamma);
+  with_row_tile<T>(s.cols, whole, [&](auto tile) {
     using Tile = decltype(tile);
     // Rows of a line: they follow from the shape alone, not from the device.
     const std::int64_t rows_of_line = ceil_div(ceil_div(s.rows, kLines), Tile::kRows) * Tile::kRows;

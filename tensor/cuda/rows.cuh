@@ -91,10 +91,12 @@ __device__ Vector<T, kVector<T>> narrowed(const Vector<float, kVector<T>>& x) {
 }
 
 // `warps` warps read a row; each thread holds `held` vectors of it, or none (0: rows of any
-// length). A block of kBlock threads takes kRows rows at once.
-template <int warps, int held>
+// length). A block of kBlock threads takes kRows rows at once. `whole`: rows are whole vectors at
+// aligned addresses, so that a thread's loads follow each other without a branch.
+template <int warps, int held, bool whole = false>
 struct RowTile {
   static constexpr int kWarps = warps, kHeld = held;
+  static constexpr bool kWhole = whole;
   static constexpr int kThreads = 32 * warps;
   static constexpr int kBlock = warps < 8 ? 256 : kThreads;
   static constexpr int kRows = kBlock / kThreads;
@@ -113,22 +115,32 @@ inline int row_length(const char* op, const Tensor& x) {
   return static_cast<int>(x.cols());
 }
 
-// f(RowTile<…>{}) with the smallest tile that holds rows of `cols`: 8192 bf16 or 4096 f32 at most.
-template <class T, class F>
-void with_row_tile(int cols, F f) {
+// Whether rows of `cols` at these addresses are whole vectors; null is no operand.
+template <class T, class... P>
+bool are_whole_rows(int cols, const P*... p) {
+  return cols % kVector<T> == 0 && (is_aligned(p, 16) && ...);
+}
+
+template <class T, bool kWhole, class F>
+void with_row_tile_of(int cols, F f) {
   const std::int64_t vectors = ceil_div(cols, kVector<T>);
   if (vectors <= 96)
-    f(RowTile<1, 3>{});
+    f(RowTile<1, 3, kWhole>{});
   else if (vectors <= 128)
-    f(RowTile<2, 2>{});
+    f(RowTile<2, 2, kWhole>{});
   else if (vectors <= 256)
-    f(RowTile<4, 2>{});
+    f(RowTile<4, 2, kWhole>{});
   else if (vectors <= 512)
-    f(RowTile<8, 2>{});
+    f(RowTile<8, 2, kWhole>{});
   else if (vectors <= 1024)
-    f(RowTile<16, 2>{});
+    f(RowTile<16, 2, kWhole>{});
   else
-    f(RowTile<16, 0>{});
+    f(RowTile<16, 0, kWhole>{});
+}
+// f(RowTile<…>{}) with the smallest tile that holds rows of `cols`: 8192 bf16 or 4096 f32 at most.
+template <class T, class F>
+void with_row_tile(int cols, bool whole, F f) {
+  whole ? with_row_tile_of<T, true>(cols, f) : with_row_tile_of<T, false>(cols, f);
 }
 
 // f(j, at) for this thread's vectors of a row of `cols` elements: the j-th starts at column `at`.
@@ -145,6 +157,15 @@ __device__ void for_row_vectors(int cols, F f) {
   }
 }
 
+// The vector at column `at` of a row of `cols` elements.
+template <class T, class Tile>
+__device__ Vector<T, kVector<T>> load_row_part(const T* row, int at, int cols, T fill) {
+  if constexpr (Tile::kWhole)
+    return load_vector<T>(row + at);
+  else
+    return load_row_vector(row + at, cols - at, fill);
+}
+
 // This thread's part of a row of `cols` elements (0: no row). Elements past its end are `fill`.
 template <class T, class Tile>
 class Row {
@@ -154,7 +175,7 @@ class Row {
   __device__ Row(const T* row, int cols, T fill = T(0.0f)) : row_(row), cols_(cols), fill_(fill) {
     if constexpr (Tile::kHeld > 0)
       for_row_vectors<T, Tile>(
-          cols, [&](int j, int at) { held_[j] = load_row_vector(row + at, cols - at, fill); });
+          cols, [&](int j, int at) { held_[j] = load_row_part<T, Tile>(row, at, cols, fill); });
   }
   __device__ Vector<float, V> get(int j, int at) const {
     if constexpr (Tile::kHeld > 0) {
@@ -164,7 +185,7 @@ class Row {
       asm volatile("" : "+r"(raw.x), "+r"(raw.y), "+r"(raw.z), "+r"(raw.w));
       return widened<T>(*reinterpret_cast<const Vector<T, V>*>(&raw));
     } else {
-      return widened<T>(load_row_vector(row_ + at, cols_ - at, fill_));
+      return widened<T>(load_row_part<T, Tile>(row_, at, cols_, fill_));
     }
   }
   // f(x, column) for every element, those past the end included.
@@ -195,7 +216,10 @@ __device__ void write_row(T* to, int cols, F f, const R&... rows) {
       for (int e = 0; e < V; ++e) y[e] = f(x[e]...);
       return narrowed<T>(y);
     };
-    store_row_vector(to + at, cols - at, apply(rows.get(j, at)...));
+    if constexpr (Tile::kWhole)
+      store_vector(to + at, apply(rows.get(j, at)...));
+    else
+      store_row_vector(to + at, cols - at, apply(rows.get(j, at)...));
   });
 }
 

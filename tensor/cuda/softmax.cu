@@ -64,7 +64,8 @@ template <bool kLog>
 void forward(const char* op, Tensor& y, const Tensor& x) {
   NIBBLE_CUDA_FLOAT_SWITCH(y.dtype(), op, T, {
     const int cols = row_length(op, x);
-    with_row_tile<T>(cols, [&](auto tile) {
+    const bool whole = are_whole_rows<T>(cols, y.data<T>(), x.data<T>());
+    with_row_tile<T>(cols, whole, [&](auto tile) {
       using Tile = decltype(tile);
       launch(softmax_kernel<kLog, T, Tile>, Tile::blocks(x.rows()), Tile::kBlock, 0, y.data<T>(),
              x.data<T>(), x.rows(), cols);
@@ -76,7 +77,8 @@ template <bool kLog>
 void backward(const char* op, Tensor& dx, const Tensor& dy, const Tensor& y) {
   NIBBLE_CUDA_FLOAT_SWITCH(dx.dtype(), op, T, {
     const int cols = row_length(op, y);
-    with_row_tile<T>(cols, [&](auto tile) {
+    const bool whole = are_whole_rows<T>(cols, dx.data<T>(), dy.data<T>(), y.data<T>());
+    with_row_tile<T>(cols, whole, [&](auto tile) {
       using Tile = decltype(tile);
       launch(backward_kernel<kLog, T, Tile>, Tile::blocks(y.rows()), Tile::kBlock, 0, dx.data<T>(),
              dy.data<T>(), y.data<T>(), y.rows(), cols);
