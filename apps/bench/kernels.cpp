@@ -81,34 +81,63 @@ class Kernels {
     const Tensor gain = normal({width_}, 3), bias = normal({width_}, 4);
     by_rows("layer norm", 4 * n() + 8.0 * static_cast<double>(tokens_), {x_, gain, bias},
             [](const auto& in) { return ops::layer_norm(in[0], in[1], in[2]).y; });
+    layer_norm_backward(gain);
     by_rows("add", 6 * n(), {x_, dy_}, [](const auto& in) { return ops::add(in[0], in[1]); });
     by_rows("gelu", 4 * n(), {x_}, [](const auto& in) { return ops::gelu(in[0]); });
     by_rows("gelu backward", 6 * n(), {dy_, x_},
             [](const auto& in) { return ops::gelu_backward(in[0], in[1], ops::Gelu::Tanh); });
   }
 
+  // dx, and dgamma and dbeta, which are added to f32 gradients.
+  void layer_norm_backward(const Tensor& gain) {
+    const auto pass = [](const Tensor& dy, const Tensor& x, const Tensor& gamma, DType sums) {
+      const ops::NormResult norm = ops::layer_norm(x, gamma, Tensor());
+      auto dx = std::make_shared<Tensor>(Tensor::empty(x.shape(), x.dtype(), x.device()));
+      auto dgamma = std::make_shared<Tensor>(Tensor::zeros(gamma.shape(), sums, x.device()));
+      auto dbeta = std::make_shared<Tensor>(dgamma->clone());
+      return std::pair{dx, [=] {
+                         NIBBLE_DISPATCH(x.device(),
+                                         layer_norm_backward(*dx, *dgamma, *dbeta, dy, x, gamma,
+                                                             norm.mean, norm.rstd));
+                       }};
+    };
+    const auto [dx, run] = pass(dy_, x_, gain, DType::F32);
+    cases_.push_back({"layer norm backward", x_.shape(),
+                      6 * n() + 8.0 * static_cast<double>(tokens_), run,
+                      [=, dx = dx, dy = dy_, x = x_] {
+                        const auto [expected, once] =
+                            pass(head(dy), head(x), gain.to(kCpu).to(DType::F64), DType::F64);
+                        once();
+                        return bf16_error(head(*dx), *expected);
+                      }});
+  }
+
   // Codes and scales hold x within half a step, or a whole one when rounding is a draw.
   void quantizers() {
     struct Form {
       const char *name, *spec;
-      bool transposed;
+      bool transposed = false, wide = false;
     };
     for (const Form& f :
-         {Form{"quantize by row", "int8:row", false},
-          Form{"quantize by row, stochastic", "int8:row:sr", false},
-          Form{"quantize by 128, stochastic", "int8:group128:sr", false},
+         {Form{"quantize by row", "int8:row"},
+          Form{"quantize by row, from f32", "int8:row", false, true},
+          Form{"quantize by row, stochastic", "int8:row:sr"},
+          Form{"quantize by row, e4m3", "e4m3:row"}, Form{"quantize by 128", "int8:group128"},
+          Form{"quantize by 128, stochastic", "int8:group128:sr"},
+          Form{"quantize by 128 x 128", "int8:block128"},
           Form{"quantize by 256 tokens, transposed", "int8:group256", true},
           Form{"quantize by 256 tokens, transposed, stochastic", "int8:group256:sr", true}}) {
       const QuantSpec spec = parse_spec(f.spec);
+      const Tensor from = f.wide ? x_.to(DType::F32) : x_;
       auto q = std::make_shared<std::optional<QTensor>>();
       const std::int64_t rows = f.transposed ? width_ : tokens_,
                          cols = f.transposed ? tokens_ : width_;
       const double scales = 4.0 * static_cast<double>(spec.scale_shape(rows, cols).numel());
-      cases_.push_back({f.name, x_.shape(), 3 * n() + scales,
-                        [=, x = x_, t = f.transposed] {
-                          q->emplace(quantize(x, spec, {7, 8}, t));
+      cases_.push_back({f.name, x_.shape(), (f.wide ? 5 : 3) * n() + scales,
+                        [=, t = f.transposed] {
+                          q->emplace(quantize(from, spec, {7, 8}, t));
                         },
-                        [=, x = x_, t = f.transposed] { return code_error(**q, x, t); }});
+                        [=, t = f.transposed] { return code_error(**q, from, t); }});
     }
     auto codes = std::make_shared<QTensor>(quantize(x_, parse_spec("int8:row")));
     auto decoded = std::make_shared<Tensor>();
@@ -137,15 +166,21 @@ class Kernels {
     const Tensor scales = q.scales().to(kCpu);
     const std::vector<float> rows = x.to(kCpu).to_vector();
     const std::vector<float> got = back.to_vector(), s = scales.to_vector();
-    const std::int64_t cols = x.size(1), group = q.cols() / scales.size(1);
+    const std::int64_t cols = x.size(1);
+    const Tile tile = q.spec().resolve(q.rows(), q.cols());
     const double step = q.spec().rounding == Rounding::Stochastic ? 1.0 : 0.5;
     double worst = 0;
     for (std::int64_t i = 0; i < x.numel(); i += 37) {
       const std::int64_t r = transposed ? i % cols : i / cols, c = transposed ? i / cols : i % cols;
-      const double scale = s[static_cast<std::size_t>(r * scales.size(1) + c / group)];
-      const double error = std::fabs(static_cast<double>(rows[static_cast<std::size_t>(i)]) -
-                                     static_cast<double>(got[static_cast<std::size_t>(i)])) /
-                           (step * scale * 1.001);
+      const double scale =
+          s[static_cast<std::size_t>(r / tile.rows * scales.size(1) + c / tile.cols)];
+      const double value = rows[static_cast<std::size_t>(i)];
+      // Small floats (e4m3): half of the last of four digits, or of the subnormals' spacing.
+      const double allowed = q.spec().format.is_integer()
+                                 ? step * scale * 1.001
+                                 : std::fabs(value) / 16 * 1.001 + scale / 1024;
+      const double error =
+          std::fabs(value - static_cast<double>(got[static_cast<std::size_t>(i)])) / allowed;
       worst = error <= worst ? worst : error;
     }
     return worst;

@@ -27,8 +27,9 @@ struct KernelOptions {
   std::string filter;  // only names that contain it; the copy always
   std::function<void(const KernelRow&)> each;
 };
-// A copy, norms, GELU, quantizers in both roundings and orientations, decoding, transposing codes,
-// the classifier's two passes and AdamW's update by state format. Activations are bf16.
+// A copy, norms, GELU, quantizers in both roundings and orientations, of integers and e4m3,
+// decoding, transposing codes, the classifier's two passes and AdamW's update by state format.
+// Activations are bf16.
 std::vector<KernelRow> bench_kernels(const KernelOptions& options);
 
 }  // namespace nibble::bench
