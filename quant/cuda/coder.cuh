@@ -58,6 +58,13 @@ class IntCoder {
                              codec::kRoundMagic);
     }
   }
+  // Quotients of at most this magnitude round into the codes; noise leads out of them above only.
+  __device__ float usual() const { return low_ < -high_ ? high_ + 0.25f : -1.0f; }
+  // Code in the low byte, anything above it.
+  __device__ std::uint32_t encode_usual(float y, bool noisy) const {
+    return std::bit_cast<std::uint32_t>(
+        codec::add(noisy ? fminf(y, high_) : y, codec::kRoundMagic));
+  }
   __device__ float decode(const Shared&, std::uint8_t code) const {
     return signed_ ? static_cast<float>(static_cast<std::int8_t>(code)) : static_cast<float>(code);
   }

@@ -8,12 +8,13 @@
 #include "quant/cuda/coder.cuh"
 #include "quant/cuda/tile_steps.cuh"
 #include "quant/kernels.h"
+#include "tensor/cuda/draws.cuh"
 
 namespace nibble::cuda {
 
-// The draws of V elements from number `at` on, which V = 8 divides.
-template <int V>
-__device__ void draw_row(const Draws16& draws, std::int64_t at, std::uint32_t (&to)[V]) {
+// The draws of V elements from number `at` on, which V = 8 divides; Draws16 or KeyedDraws::Stream.
+template <int V, class Draws>
+__device__ void draw_row(const Draws& draws, std::int64_t at, std::uint32_t (&to)[V]) {
   const Philox p = draws.block(static_cast<std::uint64_t>(at) >> 3);
   if constexpr (V == 8) {
 #pragma unroll
@@ -29,8 +30,8 @@ __device__ void draw_row(const Draws16& draws, std::int64_t at, std::uint32_t (&
 // `Out` is std::uint8_t for codes, else x's type for values.
 template <class Out, class T, int V, int N, Quotients kQuotients, bool kStochastic, class Coder>
 __global__ void __launch_bounds__(kCodeBlock)
-    code_kernel(Out* out, const T* x, const MatrixWalk w, const TileSteps t, const RngKey key,
-                const __grid_constant__ Coder coder) {
+    code_kernel(Out* out, const T* x, const MatrixWalk w, const TileSteps t,
+                const __grid_constant__ KeyedDraws keys, const __grid_constant__ Coder coder) {
   constexpr bool kEncode = std::is_same_v<Out, std::uint8_t>;
   __shared__ typename Coder::Shared shared;
   coder.template prepare<kEncode ? Coding::Encode : Coding::Round, kStochastic>(shared);
@@ -40,7 +41,7 @@ __global__ void __launch_bounds__(kCodeBlock)
   const std::uint32_t col = vector * V, tile_col = t.tile_cols.quotient(col);
   const std::uint32_t first = blockIdx.x / w.across * w.chunk;
   const std::uint32_t last = min(first + w.chunk, w.rows);
-  const Draws16 draws(key, kStochastic ? key.step_value() : 0);
+  const KeyedDraws::Stream draws = keys.stream(kStochastic);
   OwnSteps<N> own;
   Division<kQuotients, N> division;
   for (std::uint32_t next = first + threadIdx.y; next < last; next += kRowsAhead * blockDim.y) {
@@ -63,19 +64,18 @@ __global__ void __launch_bounds__(kCodeBlock)
       division.template operator()<Coder::kTellsTiny>(own, y, y);
       std::uint32_t noise[V] = {};
       if constexpr (kStochastic) draw_row<V>(draws, at, noise);
-      Out result[V];
       if constexpr (kEncode) {
         std::uint32_t codes[V];
         coder.template encode<kStochastic>(shared, y, noise, codes);
+        Out result[V];
 #pragma unroll
         for (int j = 0; j < V; ++j) result[j] = static_cast<std::uint8_t>(codes[j]);
+        store_row<V>(out + at, result);
       } else {
         coder.template round<kStochastic>(shared, y, noise, y);
         own.rescale(t, y, y);
-#pragma unroll
-        for (int j = 0; j < V; ++j) result[j] = from_float<T>(y[j]);
+        store_values(out + at, y);
       }
-      store_row<V>(out + at, result);
     }
   }
 }
@@ -97,7 +97,7 @@ void code_matrix(Out* out, const Tensor& x, const Tensor& steps, const Tensor& z
           constexpr Quotients kQuotients = decltype(quotients)::value;
           launch(
               code_kernel<Out, T, kWidth, kSteps, kQuotients, decltype(stochastic)::value, Coder>,
-              w.grid, w.block, 0, out, in, w, t, key, coder);
+              w.grid, w.block, 0, out, in, w, t, KeyedDraws(key), coder);
         };
         with_coder(spec.format, [&](const auto& coder) {
           constexpr std::bool_constant<true> kNoise;

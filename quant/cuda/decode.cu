@@ -7,6 +7,9 @@
 namespace nibble::cuda {
 namespace {
 
+// Rows that a thread loads before it works on the first of them.
+constexpr int kAhead = 4;
+
 template <class T, int V, int N, class Coder>
 __global__ void __launch_bounds__(kCodeBlock)
     decode_kernel(T* y, const std::uint8_t* codes, const MatrixWalk w, const TileSteps t,
@@ -19,27 +22,27 @@ __global__ void __launch_bounds__(kCodeBlock)
   const std::uint32_t col = vector * V, tile_col = t.tile_cols.quotient(col);
   const std::uint32_t first = blockIdx.x / w.across * w.chunk;
   const std::uint32_t last = min(first + w.chunk, w.rows);
-  OwnSteps<N> own;
-  for (std::uint32_t next = first + threadIdx.y; next < last; next += kRowsAhead * blockDim.y) {
-    std::uint8_t in[kRowsAhead][V];
+  // Of eight columns each the steps change seldom; of rows they come with the codes.
+  constexpr int kOwn = N == 1 ? kAhead : 1;
+  OwnSteps<N> own[kOwn];
+  for (std::uint32_t next = first + threadIdx.y; next < last; next += kAhead * blockDim.y) {
+    std::uint8_t in[kAhead][V];
 #pragma unroll
-    for (int k = 0; k < kRowsAhead; ++k) {
+    for (int k = 0; k < kAhead; ++k) {
       const std::uint32_t row = min(next + k * blockDim.y, last - 1);
       load_row<V>(codes + row * w.cols + col, in[k]);
+      if constexpr (N == 1) own[k].load(t, t.tile_rows.quotient(row), tile_col);
     }
 #pragma unroll
-    for (int k = 0; k < kRowsAhead; ++k) {
+    for (int k = 0; k < kAhead; ++k) {
       const std::uint32_t row = next + k * blockDim.y;
       if (row >= last) break;
-      own.select(t, row, tile_col);
+      if constexpr (N > 1) own[0].select(t, row, tile_col);
       float values[V];
 #pragma unroll
       for (int j = 0; j < V; ++j) values[j] = coder.decode(shared, in[k][j]);
-      own.rescale(t, values, values);
-      T result[V];
-#pragma unroll
-      for (int j = 0; j < V; ++j) result[j] = from_float<T>(values[j]);
-      store_row<V>(y + row * w.cols + col, result);
+      own[k % kOwn].rescale(t, values, values);
+      store_values(y + row * w.cols + col, values);
     }
   }
 }
@@ -56,7 +59,7 @@ void decode(Tensor& y, const Tensor& codes, const Tensor& steps, const Tensor& z
             [&](auto walked, std::int64_t rows, std::int64_t cols) {
               constexpr int kWidth = decltype(walked)::kWidth, kSteps = decltype(walked)::kSteps;
               const bool prepares = kSteps > 1 || !spec.format.is_integer();
-              const MatrixWalk w(rows, cols, kWidth, prepares);
+              const MatrixWalk w(rows, cols, kWidth, prepares, kAhead);
               with_coder(spec.format, [&](const auto& coder) {
                 launch(decode_kernel<T, kWidth, kSteps, std::decay_t<decltype(coder)>>, w.grid,
                        w.block, 0, out, in, w, t, coder);

@@ -82,6 +82,11 @@ struct Output {
 // Over groups of `lanes` neighbours, a power of two.
 template <class Found>
 __device__ void reduce_lanes(Found& f, unsigned lanes) {
+  if (lanes == kWarp) {
+#pragma unroll
+    for (int i = 0; i < Found::kValues; ++i) f.set(i, __reduce_max_sync(kFullMask, f.value(i)));
+    return;
+  }
 #pragma unroll
   for (unsigned distance = kWarp / 2; distance > 0; distance /= 2) {
     if (distance >= lanes) continue;

@@ -4,6 +4,7 @@
 
 #include "quant/codec.h"
 #include "quant/spec.h"
+#include "tensor/cuda/rows.cuh"
 #include "tensor/cuda/walk.cuh"
 
 namespace nibble::cuda {
@@ -33,6 +34,19 @@ __device__ void store_row(T* p, const T (&from)[V]) {
   }
 }
 
+// Values rounded to T. Of a NaN the bits are the instruction's.
+template <int V, class T>
+__device__ void store_values(T* p, const float (&values)[V]) {
+  if constexpr (V == kVector<T> && sizeof(T) == 2) {
+    store_vector(p, narrowed<T>(*reinterpret_cast<const Vector<float, V>*>(&values)));
+  } else {
+    T rounded[V];
+#pragma unroll
+    for (int j = 0; j < V; ++j) rounded[j] = from_float<T>(values[j]);
+    store_row<V>(p, rounded);
+  }
+}
+
 // Columns of a thread where the matrix allows it, else 1.
 inline constexpr int kColumns = 8;
 inline constexpr unsigned kCodeBlock = 256;
@@ -53,7 +67,8 @@ struct MatrixWalk {
   dim3 block, grid;
 
   // `prepares`: blocks begin with work that longer chunks share (tables, a step for each column).
-  MatrixWalk(std::int64_t matrix_rows, std::int64_t matrix_cols, int columns, bool prepares)
+  MatrixWalk(std::int64_t matrix_rows, std::int64_t matrix_cols, int columns, bool prepares,
+             int rows_ahead = kRowsAhead)
       : rows(checked_extent(matrix_rows)),
         vectors(checked_extent(matrix_cols) / static_cast<std::uint32_t>(columns)),
         cols(matrix_cols) {
@@ -62,7 +77,7 @@ struct MatrixWalk {
     block.y = kCodeBlock / block.x;
     across = static_cast<std::uint32_t>(ceil_div(vectors, block.x));
     // Chunks grow as long as there are blocks enough for every processor.
-    const std::uint32_t least = block.y * kRowsAhead;
+    const std::uint32_t least = block.y * static_cast<std::uint32_t>(rows_ahead);
     const std::int64_t blocks = std::int64_t{across} * ceil_div(rows, least);
     chunk = least;
     for (std::int64_t spare = blocks / (multiprocessors() * (prepares ? 3 : 8));
@@ -109,6 +124,10 @@ class OwnSteps {
     const std::uint32_t tile_row = t.tile_rows.quotient(row);
     if (tile_row == loaded_) return false;
     loaded_ = tile_row;
+    load(t, tile_row, tile_col);
+    return true;
+  }
+  __device__ void load(const TileSteps& t, std::uint32_t tile_row, std::uint32_t tile_col) {
     const std::int64_t at = std::int64_t{tile_row} * t.scale_cols + tile_col;
     load_row<N>(t.steps + at, step_);
     if (t.zeros) {
@@ -117,7 +136,6 @@ class OwnSteps {
 #pragma unroll
       for (int j = 0; j < N; ++j) zero_[j] = 0;
     }
-    return true;
   }
   __device__ float step(int j) const { return step_[j % N]; }
   __device__ float zero(int j) const { return zero_[j % N]; }
