@@ -36,12 +36,14 @@ NIBBLE_KERNEL(quant_roundtrip, Tensor& y, const Tensor& x, const Tensor& steps, 
 
 // The above in one pass where quant/one_pass.h allows it, all bits the same. Scales and codes of x
 // [rows, cols]; the values of its codes; scales and codes of xᵀ [cols, rows], for which `spec` is
-// stated, with the noise of x's own elements.
+// stated, with the noise of x's own elements; scales and codes of x in square tiles.
 NIBBLE_KERNEL(quant_row_runs, Tensor& codes, Tensor& scales, const Tensor& x, const QuantSpec& spec,
               const RngKey& key)
 NIBBLE_KERNEL(quant_round_row_runs, Tensor& y, const Tensor& x, const QuantSpec& spec,
               const RngKey& key)
 NIBBLE_KERNEL(quant_column_runs, Tensor& codes, Tensor& scales, const Tensor& x,
+              const QuantSpec& spec, const RngKey& key)
+NIBBLE_KERNEL(quant_square_tiles, Tensor& codes, Tensor& scales, const Tensor& x,
               const QuantSpec& spec, const RngKey& key)
 
 // Delayed scaling (quant/scale_history.h); the spec has one scale for the tensor. A range before it

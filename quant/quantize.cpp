@@ -34,10 +34,15 @@ bool is_vectorized(const Tensor& x) {
 
 void write(QTensor& q, const Tensor& x, const RngKey& key) {
   if (x.numel() == 0) return;
-  if (x.dtype() != DType::F64 && is_vectorized(x) && is_vectorized(q.payload()) &&
-      has_row_runs(q.spec(), x.size(0), x.size(1))) {
-    NIBBLE_DISPATCH(x.device(), quant_row_runs(q.payload(), q.scales(), x, q.spec(), key));
-    return;
+  if (x.dtype() != DType::F64 && is_vectorized(x) && is_vectorized(q.payload())) {
+    if (has_row_runs(q.spec(), x.size(0), x.size(1))) {
+      NIBBLE_DISPATCH(x.device(), quant_row_runs(q.payload(), q.scales(), x, q.spec(), key));
+      return;
+    }
+    if (has_square_tiles(q.spec(), x.size(0), x.size(1))) {
+      NIBBLE_DISPATCH(x.device(), quant_square_tiles(q.payload(), q.scales(), x, q.spec(), key));
+      return;
+    }
   }
   Scales{q.scales(), q.zeros(), q.global_scale()}.compute(x, q.spec());
   write_codes(q, x, key);

@@ -10,6 +10,11 @@ void quant_row_runs(Tensor& codes, Tensor& scales, const Tensor& x, const QuantS
   quant_encode(codes, x, scales, {}, spec, key);
 }
 
+void quant_square_tiles(Tensor& codes, Tensor& scales, const Tensor& x, const QuantSpec& spec,
+                        const RngKey& key) {
+  quant_row_runs(codes, scales, x, spec, key);
+}
+
 void quant_round_row_runs(Tensor& y, const Tensor& x, const QuantSpec& spec, const RngKey& key) {
   Scales scales = Scales::empty(spec, x.size(0), x.size(1), x.device());
   scales.compute(x, spec);

@@ -1,7 +1,8 @@
-// Runs along columns in one pass, for codes of the transpose: a block holds kRun rows of 64 columns
-// in registers, finds each column's range, and turns the codes in shared memory. Reads 2 or 4 bytes
-// an element and writes 1, where ranges, scales, codes and the transposition apart move 7; about 20
-// operations an element, 30 with noise.
+// Runs along columns in one pass, for codes of the transpose: a block holds kRun rows of kCols
+// columns in registers, finds each column's range, and turns the codes in shared memory. Reads 2 or
+// 4 bytes an element and writes 1, where ranges, scales, codes and the transposition apart move 7;
+// about 12 operations an element, 20 with noise, so memory is the roof of the first. Measured by
+// `nibble bench kernels`.
 #include "quant/cuda/one_pass.cuh"
 #include "quant/kernels.h"
 
@@ -10,97 +11,193 @@ namespace {
 
 using namespace one_pass;
 
-constexpr unsigned kBlock = 256;
-constexpr std::uint32_t kCols = 64, kAcross = kCols / 8, kDown = kBlock / kAcross;  // threads
+// The largest magnitudes of eight columns; bf16 ones are compared in pairs, as 16-bit halves.
+template <class T>
+struct ColumnMaxima {
+  static constexpr int kWords = sizeof(T) == 2 ? 4 : 8;
+  std::uint32_t words[kWords] = {};
 
-// Thread (across, down) holds rows kEach · down … of columns 8 · across …
-template <class T, int kRun, Quotients kQuotients, bool kStochastic>
-__global__ void __launch_bounds__(kBlock)
-    column_runs_kernel(std::uint8_t* out, float* steps, const T* x, std::uint32_t rows,
-                       std::uint32_t cols, std::uint32_t runs, const __grid_constant__ Rule rule,
-                       const RngKey key) {
-  constexpr int kEach = kRun / static_cast<int>(kDown), kWords = kEach / 4;
-  constexpr std::uint32_t kPitch = kRun / 4 + 1;  // words of a column, odd
-  __shared__ std::uint32_t most[kDown][kCols + 8];
-  __shared__ float found[kCols];
-  __shared__ std::uint32_t turned[kCols][kPitch];
-  const std::uint32_t across = threadIdx.x % kAcross, down = threadIdx.x / kAcross;
-  const std::uint32_t run = blockIdx.x % runs, col0 = blockIdx.x / runs * kCols;
-  const std::uint32_t row0 = run * kRun, last = min(row0 + kRun, rows) - 1;
-  const std::uint32_t col = min(col0 + across * 8, cols - 8);
-  const Draws16 draws(key, kStochastic ? key.step_value() : 0);
-
-  T in[kEach][8];
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    // Past the end the last row once more: it changes no maximum.
-    const std::uint32_t row = min(row0 + down * kEach + i, last);
-    load_row<8>(x + std::int64_t{row} * cols + col, in[i]);
+  __device__ static std::uint32_t greater(std::uint32_t a, std::uint32_t b) {
+    return sizeof(T) == 2 ? __vmaxu2(a, b) : ::max(a, b);
   }
+  __device__ void add(const T (&x)[8]) {
 #pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    extremes::Largest<T> largest;
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const T one[1] = {in[i][j]};
-      largest.add(one);
+    for (int i = 0; i < kWords; ++i) {
+      if constexpr (sizeof(T) == 2)
+        words[i] = greater(words[i],
+                           (x[2 * i].bits | std::uint32_t{x[2 * i + 1].bits} << 16) & 0x7fff7fffu);
+      else
+        words[i] = greater(words[i], std::bit_cast<std::uint32_t>(x[i]) & 0x7fffffffu);
     }
-    most[down][across * 8 + j] = largest.most;
   }
+  // Over lanes that lie multiples of `distance` apart.
+  __device__ void reduce_lanes(int distance) {
+    for (; distance < static_cast<int>(kWarp); distance *= 2)
+#pragma unroll
+      for (std::uint32_t& w : words) w = greater(w, __shfl_xor_sync(kFullMask, w, distance));
+  }
+  // The f32 bits of column j's.
+  __device__ static std::uint32_t of_column(const std::uint32_t* words, unsigned j) {
+    if constexpr (sizeof(T) == 2)
+      return j % 2 ? words[j / 2] & 0xffff0000u : words[j / 2] << 16;
+    else
+      return words[j];
+  }
+};
+
+// A tile of columns and the threads that hold it: thread (across, down) has rows kEach · down … of
+// columns 8 · across …
+template <int kRun, int kCols, int kThreads>
+struct ColumnTile {
+  static constexpr int kRows = kRun, kColumns = kCols, kBlock = kThreads;
+  static constexpr int kAcross = kCols / 8, kDown = kBlock / kAcross, kEach = kRun / kDown;
+  static constexpr int kWords = kEach / 4, kChunks = kRun / 16;
+  static_assert(kEach % 4 == 0 && kAcross <= 8 && kChunks >= 8);
+
+  // Where a column's 16 codes number `chunk` lie: a warp's writes of 8 columns and reads of 8
+  // chunks meet all banks.
+  __device__ static unsigned place(unsigned column, unsigned chunk) {
+    return column * kChunks + (chunk ^ (column / 8 * (8 / kAcross)));
+  }
+};
+
+// A multiprocessor's blocks: one computes while others load. Left to itself nvcc takes registers
+// for one or two.
+template <class T, class Tile>
+constexpr int kBlocks = (Tile::kEach < 8 ? 4 : 3) - (sizeof(T) == 4 ? 1 : 0);
+
+template <class T, class Tile, Quotients kQuotients, bool kStochastic>
+__global__ void __launch_bounds__(Tile::kBlock, kBlocks<T, Tile>)
+    column_runs_kernel(std::uint8_t* out, float* steps, const T* x, std::uint32_t rows,
+                       std::uint32_t cols, std::uint32_t runs, std::uint32_t tiles,
+                       const __grid_constant__ Rule rule, const __grid_constant__ KeyedDraws keys) {
+  using Maxima = ColumnMaxima<T>;
+  constexpr unsigned kWarps = Tile::kBlock / kWarp;
+  __shared__ std::uint32_t most[kWarps][Tile::kAcross * Maxima::kWords];
+  alignas(16) __shared__ float factors[Tile::kColumns];
+  alignas(16) __shared__ float inverses[Tile::kColumns];
+  __shared__ float found[Tile::kColumns];
+  __shared__ uint4 turned[Tile::kColumns * Tile::kChunks];
+  const unsigned across = threadIdx.x % Tile::kAcross, down = threadIdx.x / Tile::kAcross;
+  // Neighbouring blocks take neighbouring columns: rows of x are read whole.
+  const std::uint32_t col0 = blockIdx.x % tiles * Tile::kColumns, run = blockIdx.x / tiles;
+  const std::uint32_t row0 = run * Tile::kRows, last = min(row0 + Tile::kRows, rows) - 1;
+  const std::uint32_t col = min(col0 + across * 8, cols - 8);
+  const std::uint32_t first = row0 + down * Tile::kEach;
+  const KeyedDraws::Stream draws = keys.stream(kStochastic);
+
+  T in[Tile::kEach][8];
+#pragma unroll
+  for (int i = 0; i < Tile::kEach; ++i) {
+    // Past the end the last row once more: it changes no maximum.
+    load_row<8>(x + std::int64_t{min(first + i, last)} * cols + col, in[i]);
+  }
+  Maxima maxima;
+#pragma unroll
+  for (int i = 0; i < Tile::kEach; ++i) maxima.add(in[i]);
+  maxima.reduce_lanes(Tile::kAcross);
+  if (threadIdx.x % kWarp < Tile::kAcross)
+#pragma unroll
+    for (int i = 0; i < Maxima::kWords; ++i)
+      most[threadIdx.x / kWarp][across * Maxima::kWords + i] = maxima.words[i];
   __syncthreads();
-  if (threadIdx.x < kCols) {
+  if (const unsigned c = threadIdx.x; c < Tile::kColumns) {
     std::uint32_t all = 0;
 #pragma unroll
-    for (std::uint32_t i = 0; i < kDown; ++i) all = ::max(all, most[i][threadIdx.x]);
-    const float step = rule.of_largest(all);
-    found[threadIdx.x] = step;
-    if (col0 + threadIdx.x < cols) steps[std::int64_t{col0 + threadIdx.x} * runs + run] = step;
+    for (unsigned w = 0; w < kWarps; ++w)
+      all = ::max(all, Maxima::of_column(most[w] + c / 8 * Maxima::kWords, c % 8));
+    const Scale scale = rule.scale_of<kQuotients>(all);
+    factors[c] = scale.factor;
+    inverses[c] = scale.inverse;
+    found[c] = scale.step;
+    if (col0 + c < cols) steps[std::int64_t{col0 + c} * runs + run] = scale.step;
   }
   __syncthreads();
-  Steps<8> step;
+  float factor[8], inverse[8];
+  load_row<8>(factors + across * 8, factor);
+  load_row<8>(inverses + across * 8, inverse);
+  bool usual = true;
 #pragma unroll
-  for (int j = 0; j < 8; ++j) step.step_[j] = found[across * 8 + j];
-  Division<kQuotients, 8> division;
-  division.set(step);
+  for (int j = 0; j < 8; ++j) usual = usual && inverse[j] != 0;
+  std::uint32_t words[8][Tile::kWords] = {};
+  if (usual) {
 #pragma unroll
-  for (int w = 0; w < kWords; ++w) {
-    std::uint32_t words[8] = {};
+    for (int w = 0; w < Tile::kWords; ++w) {
+      std::uint32_t codes[4][8];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+      for (int i = 0; i < 4; ++i) {
+        Philox noise{};
+        if constexpr (kStochastic)
+          noise = draws.block((std::uint64_t{first + w * 4 + i} * cols + col) / 8);
+        float values[8];
+        widen(in[w * 4 + i], values);
+#pragma unroll
+        for (int j = 0; j < 8; ++j)
+          codes[i][j] = rule.coder.code<kStochastic>(
+              usual_quotient<kQuotients, false>(values[j], factor[j], inverse[j]), noise, j);
+      }
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+        words[j][w] = low_bytes(codes[0][j], codes[1][j], codes[2][j], codes[3][j]);
+    }
+  } else {
+    Steps<8> step;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) step.step_[j] = found[across * 8 + j];
+    Division<kQuotients, 8> division;
+    division.set(step);
+#pragma unroll 1
+    for (int i = 0; i < Tile::kEach; ++i) {
+      const std::int64_t at = std::int64_t{min(first + i, last)} * cols + col;
+      T again[8];  // an index of the loop would put `in` in local memory
+      load_row<8>(x + at, again);
       float values[8];
-#pragma unroll
-      for (int j = 0; j < 8; ++j) values[j] = to_float(in[w * 4 + i][j]);
+      widen(again, values);
       std::uint32_t noise[8] = {};
-      if constexpr (kStochastic)
-        draw_row<8>(draws, std::int64_t{row0 + down * kEach + w * 4 + i} * cols + col, noise);
+      if constexpr (kStochastic) draw_row<8>(draws, at, noise);
       std::uint8_t codes[8];
       apply<std::uint8_t, kStochastic>(rule, step, division, values, noise, codes);
 #pragma unroll
-      for (int j = 0; j < 8; ++j) words[j] |= std::uint32_t{codes[j]} << (8 * i);
-    }
+      for (int j = 0; j < 8; ++j) {
+        // The newest code comes in at the top; after kEach of them each lies in its place.
 #pragma unroll
-    for (int j = 0; j < 8; ++j) turned[across * 8 + j][down * kWords + w] = words[j];
+        for (int w = 0; w < Tile::kWords; ++w) {
+          const std::uint32_t next =
+              w + 1 < Tile::kWords ? words[j][w + 1 < Tile::kWords ? w + 1 : w] : codes[j];
+          words[j][w] = __byte_perm(words[j][w], next, 0x4321);
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    constexpr int kPerChunk = 4 / Tile::kWords;  // threads
+    auto* const chunk =
+        reinterpret_cast<std::uint32_t*>(turned + Tile::place(across * 8 + j, down / kPerChunk));
+    store_row<Tile::kWords>(chunk + down % kPerChunk * Tile::kWords, words[j]);
   }
   __syncthreads();
-  const std::uint32_t words = (last - row0 + 1) / 4, width = min(kCols, cols - col0);
-  for (std::uint32_t i = threadIdx.x; i < kCols * (kRun / 4); i += kBlock) {
-    const std::uint32_t c = i / (kRun / 4), w = i % (kRun / 4);
-    if (c < width && w < words)
-      reinterpret_cast<std::uint32_t*>(out + std::int64_t{col0 + c} * rows + row0)[w] =
-          turned[c][w];
+  const std::uint32_t chunks = (last - row0 + 1) / 16;
+#pragma unroll
+  for (unsigned i = threadIdx.x; i < Tile::kColumns * Tile::kChunks; i += Tile::kBlock) {
+    const unsigned c = i / Tile::kChunks, chunk = i % Tile::kChunks;
+    if (col0 + c < cols && chunk < chunks)
+      *reinterpret_cast<uint4*>(out + std::int64_t{col0 + c} * rows + row0 + chunk * 16) =
+          turned[Tile::place(c, chunk)];
   }
 }
 
-template <class T, int kRun>
+template <class T, class Tile>
 void column_runs(Tensor& codes, Tensor& scales, const Tensor& x, const QuantSpec& spec,
                  const RngKey& key) {
-  const std::int64_t rows = x.size(0), cols = x.size(1), runs = ceil_div(rows, kRun);
+  const std::int64_t rows = x.size(0), cols = x.size(1), runs = ceil_div(rows, Tile::kRows),
+                     tiles = ceil_div(cols, Tile::kColumns);
   with_options(spec, [&](auto quotients, auto stochastic) {
-    launch(column_runs_kernel<T, kRun, decltype(quotients)::value, decltype(stochastic)::value>,
-           dim3(static_cast<unsigned>(runs * ceil_div(cols, kCols))), dim3(kBlock), 0,
+    launch(column_runs_kernel<T, Tile, decltype(quotients)::value, decltype(stochastic)::value>,
+           dim3(static_cast<unsigned>(runs * tiles)), dim3(Tile::kBlock), 0,
            reinterpret_cast<std::uint8_t*>(codes.raw()), scales.data<float>(), x.data<T>(),
-           checked_extent(rows), checked_extent(cols), static_cast<std::uint32_t>(runs), Rule(spec),
-           key);
+           checked_extent(rows), checked_extent(cols), static_cast<std::uint32_t>(runs),
+           static_cast<std::uint32_t>(tiles), Rule(spec), KeyedDraws(key));
   });
 }
 
@@ -109,9 +206,10 @@ void column_runs(Tensor& codes, Tensor& scales, const Tensor& x, const QuantSpec
 void quant_column_runs(Tensor& codes, Tensor& scales, const Tensor& x, const QuantSpec& spec,
                        const RngKey& key) {
   const bool longer = spec.resolve(x.size(1), x.size(0)).cols == 256;
-  NIBBLE_CUDA_FLOAT_SWITCH(x.dtype(), "quantize", T,
-                           longer ? column_runs<T, 256>(codes, scales, x, spec, key)
-                                  : column_runs<T, 128>(codes, scales, x, spec, key));
+  NIBBLE_CUDA_FLOAT_SWITCH(
+      x.dtype(), "quantize", T,
+      longer ? column_runs<T, ColumnTile<256, 64, 256>>(codes, scales, x, spec, key)
+             : column_runs<T, ColumnTile<128, 64, 256>>(codes, scales, x, spec, key));
 }
 
 }  // namespace nibble::cuda
