@@ -297,6 +297,13 @@ TEST_CASE("cuda attention: the route is a function of the case") {
   CHECK(
       route() ==
       (cuda::cudnn_attention_supports(p, cuda::AttentionPass::kForward) ? "cudnn" : "wgmma bf16"));
+  const auto backward = [&] { return cuda::attention_route(p, cuda::AttentionPass::kBackward); };
+  CHECK(backward() == "wgmma bf16");  // faster than cuDNN's deterministic one
+  p.width = 96;
+  CHECK(
+      backward() ==
+      (cuda::cudnn_attention_supports(p, cuda::AttentionPass::kBackward) ? "cudnn" : "wgmma bf16"));
+  p.width = 64;
   p.dropout = 0.1;
   CHECK(route() == "wgmma bf16");
   p.dropout = 0;
