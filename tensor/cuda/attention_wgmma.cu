@@ -1,12 +1,11 @@
-// Attention forward in bf16 on warpgroup products, head widths up to 128: a block
-// owns 64 queries a consumer warpgroup and streams keys and values past them from the last that
-// they see to the first, so that only the first steps are masked. A warpgroup starts the next
-// step's scores before it sums this step's values, and its softmax runs beside that sum and the
-// other groups' products (after FlashAttention-3, Shah et al. 2024). Scores and sums are f32;
-// probabilities are rounded to bf16.
-// Moves q, k, v and out once (keys and values again from L2, once a tile of queries); computes
-// 4·T·S·D operations a head (half of that causal). Roofline: tensor cores at 4096 operations a
-// cycle, and as long at D = 64 the 16 exponentials a cycle of a multiprocessor.
+// Attention forward in bf16 on warpgroup products, head widths up to 128: a block owns 64 queries a
+// consumer warpgroup and streams keys and values past them from the last that they see to the
+// first, so that only the first steps are masked. A warpgroup starts the next step's scores before
+// it sums this step's values, and its softmax runs beside that sum and the other groups' products
+// (after FlashAttention-3, Shah et al. 2024). Scores and sums are f32; probabilities are rounded to
+// bf16. Moves q, k, v and out once (keys and values again from L2, once a tile of queries);
+// computes 4·T·S·D operations a head (half of that causal). Roofline: tensor cores at 4096
+// operations a cycle; at D = 64 exponentials at 16 a cycle take as long.
 // Measured by tests/bench/attention.cpp.
 #include "tensor/cuda/attention_dropout.cuh"
 #include "tensor/cuda/attention_softmax.cuh"
@@ -23,6 +22,8 @@ struct Tiling : Roles<kGroups_, kBlocks_> {
   static constexpr int kTiles = kQueryBytes + 2 * kStages * kStepBytes;
   static constexpr int kShared = kTiles + 8 + 2 * Stages<kStages, Tiling>::kBytes;
 };
+// At D = 64 two blocks to a multiprocessor: one's first and last steps run beside the other's
+// products.
 using Tiling64 = Tiling<64, 2, 64, 2, 5>;
 using Tiling128 = Tiling<128, 2, 128, 1, 3>;
 
