@@ -10,6 +10,11 @@ namespace {
 // Sums of −128 · −128 stay below 2³¹ up to here.
 constexpr std::int64_t kMaxDepth = 131071;
 
+// Measured beside Wgmma (tests/bench/results/2026-11-29-int8-resident.md).
+bool resident_is_faster(const IntGemmLayout& x) {
+  return x.k <= kMaxResidentDepth && x.m >= 1024 && x.n >= 384;
+}
+
 bool fits_int8(DType payload) { return payload == DType::I8 || payload == DType::U4x2; }
 
 struct Choice {
@@ -25,6 +30,8 @@ Choice choose(const IntGemmLayout& x) {
   if (x.zero_points) return {General, "zero points need sums of codes"};
   if (!fits_int8(x.a) || !fits_int8(x.b)) return {General, "unsigned codes of 8 bits don't fit s8"};
   if (block > kMaxDepth) return {General, "a block's sum could pass 2^31"};
+  if (whole && resident_is_faster(x))
+    return {Resident, "s8 codes, one scale over a short contraction"};
   if (whole) return {Wgmma, "s8 codes, one scale over the contraction"};
   if (block % 128 == 0) return {Wgmma, "s8 codes, scales in blocks of a multiple of 128"};
   if (block == 32 || block == 64) return {Tiles, "s8 codes, scales in blocks of 32 or 64"};
@@ -36,6 +43,7 @@ Choice choose(const IntGemmLayout& x) {
 std::string_view to_string(IntGemmRoute route) {
   switch (route) {
     case IntGemmRoute::Library: return "cublaslt+scale";
+    case IntGemmRoute::Resident: return "wgmma resident";
     case IntGemmRoute::Wgmma: return "wgmma";
     case IntGemmRoute::Tiles: return "tensor-core tiles";
     case IntGemmRoute::General: return "general dp4a";

@@ -166,7 +166,7 @@ class Inspect(TrainedCase):
             report = self.inspect("gpt2.jsonnet", "--device", device, *(w for s in settings for w in ("--set", s)))
             return {(p["kernel"], p["fallback"]) for p in report["products"]}
         head = ("cublaslt bf16", False)
-        self.assertEqual(kernels("recipe=int8"), {("wgmma", False), head})
+        self.assertEqual(kernels("recipe=int8"), {("wgmma", False), ("wgmma resident", False), head})
         self.assertEqual(kernels("recipe=none,fprop=uint8:row:asym|int8:row|real"),
                          {("general dp4a", True), head})
         self.assertEqual(kernels("recipe=int8", device="cpu"), {("cpu int kernel", False), ("cpu bf16 product", False)})

@@ -84,11 +84,17 @@ TEST_CASE("product route: a GPU's kernels are named without a GPU") {
     const char *name, *reason;
   };
   for (const Row& r : {
-           Row{"int8:row", "int8:row", large, "wgmma",
-               "int8 x int8 codes in contraction blocks of 768 of 768: s8 codes, one scale over "
-               "the contraction"},
-           {"int4:row:packed", "int8:row", large, "wgmma",
-            "int4 x int8 codes in contraction blocks of 768 of 768: s8 codes, one scale over the "
+           Row{"int8:row", "int8:row", large, "wgmma resident",
+               "int8 x int8 codes in contraction blocks of 768 of 768: s8 codes, one scale over a "
+               "short contraction"},
+           {"int8:row",
+            "int8:row",
+            {.m = 32768, .n = 768, .k = 3072},
+            "wgmma",
+            "int8 x int8 codes in contraction blocks of 3072 of 3072: s8 codes, one scale over the "
+            "contraction"},
+           {"int4:row:packed", "int8:row", kSmall, "wgmma",
+            "int4 x int8 codes in contraction blocks of 96 of 96: s8 codes, one scale over the "
             "contraction"},
            {"int8:group256", "int8:block256", large, "wgmma",
             "int8 x int8 codes in contraction blocks of 256 of 768: s8 codes, scales in blocks of "

@@ -110,6 +110,7 @@ void int_gemm_by(const IntProduct& product, const IntPlan& plan) {
   p.plan = plan;
   switch (plan.route) {
     case IntGemmRoute::Library: return int_gemm_library(p);
+    case IntGemmRoute::Resident: return int_gemm_resident(p);
     case IntGemmRoute::Wgmma: return int_gemm_wgmma(p);
     case IntGemmRoute::Tiles: return int_gemm_tiles(p);
     case IntGemmRoute::General: return int_gemm_general(p);
@@ -120,6 +121,7 @@ std::string to_text(const IntPlan& plan) {
   switch (plan.route) {
     case IntGemmRoute::Library: return "library";
     case IntGemmRoute::General: return "general";
+    case IntGemmRoute::Resident: return "resident";
     case IntGemmRoute::Wgmma:
       return plan.segment > 0 ? fmt::format("wgmma segment={}", plan.segment) : "wgmma";
     case IntGemmRoute::Tiles: break;
@@ -144,6 +146,9 @@ std::vector<IntPlan> int_candidates(const IntProductKey& x) {
   std::vector<IntPlan> plans{{.route = route}};
   if (route == IntGemmRoute::General) return plans;
   const bool whole = x.block >= x.k;
+  if (route == IntGemmRoute::Resident) plans.push_back({.route = IntGemmRoute::Wgmma});
+  if (route == IntGemmRoute::Wgmma && whole && x.k <= kMaxResidentDepth)
+    plans.push_back({.route = IntGemmRoute::Resident});
   if (route == IntGemmRoute::Wgmma && whole)
     for (std::int64_t segment = 1024; segment < x.k && segment <= 32768; segment *= 2)
       if (x.k / segment <= 64) plans.push_back({.route = route, .segment = segment});

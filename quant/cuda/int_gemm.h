@@ -22,7 +22,7 @@ struct IntPlan {
                              // segments of quant/kernels.h, which others always take
   bool operator==(const IntPlan&) const = default;
 };
-std::string to_text(const IntPlan& plan);  // "wgmma segment=4096", "tiles large", "library"
+std::string to_text(const IntPlan& plan);  // "wgmma segment=4096", "tiles large", "resident"
 // What a product's plan is looked up by in the process's table (tensor/product_plans.h).
 struct IntProductKey {
   std::int64_t m = 0, n = 0, k = 0, block = 0;
@@ -38,7 +38,7 @@ std::vector<IntPlan> int_candidates(const IntProductKey& key);
 // Products of this process since its table last changed.
 std::vector<IntProductKey> int_products();
 
-// The routes. Codes of the first two are K-major I8 in rows of k bytes, 16-byte aligned, k a
+// The routes. Codes of all but the last are K-major I8 in rows of k bytes, 16-byte aligned, k a
 // multiple of 16: `padded_codes` makes them (itself when they are), zeros beyond the true k.
 struct IntProduct {
   Tensor c;  // [M, N] F32 or BF16, rows may be strided
@@ -54,6 +54,7 @@ struct IntProduct {
 };
 Tensor padded_codes(const CodeOperand& x, std::int64_t k);
 void int_gemm_library(const IntProduct& p);
+void int_gemm_resident(const IntProduct& p);  // one block of at most kMaxResidentDepth
 void int_gemm_wgmma(const IntProduct& p);
 void int_gemm_tiles(const IntProduct& p);
 void int_gemm_general(const IntProduct& p);

@@ -120,6 +120,10 @@ TEST_CASE("cuda int gemm: the route follows from the layout") {
   using enum cuda::IntGemmRoute;
   CHECK(route({4096, 768, 3072, 3072, kRow, kRow}) == Wgmma);
   CHECK(route({4096, 3072, 768, 128, kGroup, kBlock128}) == Wgmma);
+  CHECK(route({8192, 768, 768, 768, kRow, kRow}) == Resident);
+  CHECK(route({8192, 768, 769, 769, kRow, kRow}) == Wgmma);  // does not fit
+  CHECK(route({8192, 256, 768, 768, kRow, kRow}) == Wgmma);  // too few columns
+  CHECK(route({256, 768, 768, 768, kRow, kRow}) == Wgmma);   // too few rows
   CHECK(route({16, 770, 300, 256, kGroup, kGroup}) == Wgmma);
   CHECK(route({64, 64, 300, 32, kGroup, kGroup}) == Tiles);
   CHECK(route({64, 64, 300, 100, kGroup, kGroup}) == General);
@@ -218,14 +222,35 @@ GPU_TEST("cuda int gemm: segments of a long contraction add up in order") {
   check({1024, 1100, 16384, 16384, kRow, kRow}, {DType::F32, false, true});
 }
 
+GPU_TEST("cuda int gemm: a panel of b in shared memory") {
+  for (const auto& [m, n, k] : {std::array<std::int64_t, 3>{1, 1, 1},  // one tile of one panel
+                                {64, 192, 128},
+                                {65, 193, 129},
+                                {130, 384, 640},
+                                {200, 577, 300},  // an odd number of panels
+                                {300, 330, 768},
+                                {9000, 70, 96}}) {  // a block takes several tiles
+    check({m, n, k, k, kRow, kRow}, {DType::BF16}, cuda::int_gemm_resident);
+    check({m, n, k, k, kTensor, {kI4, 3, false}}, {DType::BF16, false}, cuda::int_gemm_resident);
+    check({m, n, k, k, kRow, kTensor}, {DType::F32, true, true}, cuda::int_gemm_resident);
+    check({m, n, k, k, kRow, kRow}, {DType::BF16, true, true, 3, 2}, cuda::int_gemm_resident);
+    check({m, n, k, k, kRow, kRow}, {DType::BF16, true, false, 8, 8}, cuda::int_gemm_resident);
+  }
+  // A block takes several panels, each with scales and bias of its own.
+  check({130, 60000, 32, 32, kRow, kRow}, {DType::BF16}, cuda::int_gemm_resident);
+  check({8192, 770, 96, 96, kRow, kRow}, {DType::BF16});  // by its route
+}
+
 GPU_TEST("cuda int gemm: every route gives the same bits") {
   for (const Case& t : {Case{70, 96, 1600, 1600, kRow, kRow},
+                        {70, 96, 600, 600, kRow, kRow},
                         {70, 96, 1600, 128, kGroup, kBlock128},
                         {70, 96, 1600, 32, {kI4}, kGroup}}) {
     check(t, {}, cuda::int_gemm_tiles);
     check(t, {}, cuda::int_gemm_general);
     if (t.block % 128 == 0 || t.block == t.k) check(t, {}, cuda::int_gemm_wgmma);
     if (t.block == t.k) check(t, {}, cuda::int_gemm_library);
+    if (t.block == t.k && t.k <= cuda::kMaxResidentDepth) check(t, {}, cuda::int_gemm_resident);
   }
 }
 

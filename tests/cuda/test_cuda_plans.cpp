@@ -24,9 +24,9 @@ Tensor bf16_product() {
                b = uniform({128, 256}, DType::BF16, -1, 1, 2).to(kGpu);
   return ops::matmul(a, b.t());
 }
-Tensor quantized_product(const char* left, const char* right) {
-  const Tensor a = uniform({192, 4096}, DType::F32, -1, 1, 3).to(kGpu),
-               b = uniform({128, 4096}, DType::F32, -1, 1, 4).to(kGpu);
+Tensor quantized_product(const char* left, const char* right, std::int64_t k = 4096) {
+  const Tensor a = uniform({192, k}, DType::F32, -1, 1, 3).to(kGpu),
+               b = uniform({128, k}, DType::F32, -1, 1, 4).to(kGpu);
   return matmul_nt(quantize(a, parse_spec(left)), quantize(b, parse_spec(right)));
 }
 std::vector<Tensor> products() {
@@ -48,7 +48,10 @@ TEST_CASE("cuda plans: the candidates of an int8 product follow from its layout"
   const cuda::IntProductKey whole{.m = 4096, .n = 768, .k = 3072, .block = 3072};
   CHECK(texts(whole) ==
         "wgmma, wgmma segment=1024, wgmma segment=2048, tiles large, tiles small, library");
-  CHECK(texts({.m = 16, .n = 768, .k = 512, .block = 512}) == "wgmma, tiles large, tiles small");
+  CHECK(texts({.m = 16, .n = 768, .k = 512, .block = 512}) ==
+        "wgmma, resident, tiles large, tiles small");
+  CHECK(texts({.m = 8192, .n = 768, .k = 512, .block = 512}) ==
+        "resident, wgmma, tiles large, tiles small, library");
   CHECK(texts({.m = 64, .n = 48, .k = 512, .block = 128}) == "wgmma, tiles large, tiles small");
   CHECK(texts({.m = 64, .n = 48, .k = 512, .block = 64}) == "tiles, tiles large, tiles small");
   CHECK(texts({.m = 64, .n = 48, .k = 512, .block = 512, .zero_points = true}) == "general");
@@ -128,15 +131,16 @@ GPU_TEST("cuda plans: each candidate of an int8 product gives the same bits") {
                                     {"int8:row", "int8:tensor"},
                                     {"int8:group128", "int8:block128"},
                                     {"int8:group256", "int8:group256"},
-                                    {"int8:group64", "int8:block64"}}) {
-    use_product_plans({});
-    const Tensor untuned = quantized_product(left, right).to(kCpu);
-    for (const cuda::IntProductKey& key : cuda::int_products())
-      for (const cuda::IntPlan& plan : cuda::int_candidates(key)) {
-        use_product_plans({{cuda::int_key(key), to_text(plan)}});
-        check_bits(untuned, quantized_product(left, right), left + (": " + to_text(plan)));
-      }
-  }
+                                    {"int8:group64", "int8:block64"}})
+    for (const std::int64_t k : {std::int64_t{4096}, std::int64_t{512}}) {
+      use_product_plans({});
+      const Tensor untuned = quantized_product(left, right, k).to(kCpu);
+      for (const cuda::IntProductKey& key : cuda::int_products())
+        for (const cuda::IntPlan& plan : cuda::int_candidates(key)) {
+          use_product_plans({{cuda::int_key(key), to_text(plan)}});
+          check_bits(untuned, quantized_product(left, right, k), left + (": " + to_text(plan)));
+        }
+    }
 }
 
 GPU_TEST("cuda plans: a plan that does not serve its product is an error that names it") {
