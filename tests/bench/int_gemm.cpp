@@ -78,14 +78,19 @@ void measure(const Row& r, int repeats) {
   };
   const double library = median_ms(repeats, [&] { cuda::int_gemm_library(whole); });
   const double row = checked(repeats, whole, cuda::int_gemm_wgmma, cuda::int_gemm_library);
+  const double resident =
+      r.k <= cuda::kMaxResidentDepth
+          ? checked(repeats, whole, cuda::int_gemm_resident, cuda::int_gemm_library)
+          : 0;
   const double group = grouped(128), longer = grouped(256);
   const auto cell = [&](double ms) {
+    if (ms == 0) return std::string("-");
     return ms < 0 ? std::string("WRONG")
                   : fmt::format("{:.1f} us, {:.0f}, {:.2f}x", ms * 1e3, operations / ms, bf16 / ms);
   };
-  fmt::print("| {}, {}, {}{} | {:.1f} us, {:.0f} | {} | {} | {} | {} | {:.2f} |\n", r.m, r.n, r.k,
-             r.wgrad ? " (wgrad)" : "", bf16 * 1e3, operations / bf16, cell(library), cell(row),
-             cell(group), cell(longer), row / group);
+  fmt::print("| {}, {}, {}{} | {:.1f} us, {:.0f} | {} | {} | {} | {} | {} | {:.2f} |\n", r.m, r.n,
+             r.k, r.wgrad ? " (wgrad)" : "", bf16 * 1e3, operations / bf16, cell(library),
+             cell(row), cell(resident), cell(group), cell(longer), row / group);
   std::fflush(stdout);
 }
 
@@ -99,8 +104,8 @@ int main(int argc, char** argv) {
   }
   fmt::print("{}; time, T(FL)OP/s, ratio to bf16\n\n", cuda::device_name(0));
   fmt::print(
-      "| M, N, K | cuBLASLt bf16 | cuBLASLt int32 + scaling | row scales | groups of 128 | "
-      "groups of 256 | 128/row speed |\n|---|---|---|---|---|---|---|\n");
+      "| M, N, K | cuBLASLt bf16 | cuBLASLt int32 + scaling | row scales | row scales, resident | "
+      "groups of 128 | groups of 256 | 128/row speed |\n|---|---|---|---|---|---|---|---|\n");
   const Row rows[] = {
       {32768, 2304, 768, false},  {32768, 768, 768, false},   {32768, 3072, 768, false},
       {32768, 768, 3072, false},  {32768, 768, 2304, false},  {768, 768, 32768, true},
