@@ -3,6 +3,7 @@
 // devices: the scalar code is shared (quant/codec.h) and sums have a fixed order.
 #pragma once
 
+#include "quant/one_pass.h"
 #include "quant/qtensor.h"
 #include "tensor/kernels.h"
 #include "tensor/step_state.h"
@@ -60,6 +61,13 @@ NIBBLE_KERNEL(quant_settle_range, Tensor& now, Tensor& scales, const Tensor& lar
 // history F32 [tensors, steps]: column `step` mod steps takes `now` F32 [tensors], unless the step
 // is bad; then now = 0.
 NIBBLE_KERNEL(quant_advance_ranges, Tensor& history, Tensor& now, const StepScalars* step)
+// Both encodings of one matrix, where has_pair allows it: those of quant_row_runs and
+// quant_column_runs (undefined column_codes and column_scales: not wanted), with one key; the
+// matrix itself into `value` [rows, cols] of x's dtype (undefined: not kept; for Plain it must be);
+// its column_sum into column_sums F32 [cols] (undefined: not wanted), overwritten.
+NIBBLE_KERNEL(quant_pair, Tensor& row_codes, Tensor& row_scales, Tensor& column_codes,
+              Tensor& column_scales, Tensor& value, Tensor& column_sums, const PairSource& source,
+              const QuantSpec& by_row, const QuantSpec& by_column, const RngKey& key)
 
 // y [cols, rows] = xᵀ, elements of one byte.
 NIBBLE_KERNEL(quant_transpose, Tensor& y, const Tensor& x)

@@ -39,4 +39,43 @@ bool has_square_tiles(const QuantSpec& spec, std::int64_t rows, std::int64_t col
   return rows != 0 && cols != 0 && cols % 8 == 0 && spec.tile == block(kSquareTile);
 }
 
+namespace {
+
+bool is_vectorized(const Tensor& x) {
+  return !x.defined() || x.device() == kMeta || reinterpret_cast<std::uintptr_t>(x.raw()) % 16 == 0;
+}
+// Integers whose quotients need no lower bound: |x / step| is at most the largest code.
+bool has_pair_codes(const QuantSpec& s) {
+  return is_plain(s) && s.format.is_signed() && s.scaling == Scaling::Reciprocal &&
+         s.calibration.value >= 1;
+}
+
+}  // namespace
+
+bool has_pair(const PairSource& source, const QuantSpec& by_row, const QuantSpec& by_column) {
+  using enum PairSource::Kind;
+  const Tensor& x = source.x;
+  if (x.rank() != 2 || !x.is_contiguous()) return false;
+  if (x.dtype() != DType::F32 && x.dtype() != DType::BF16) return false;
+  for (const Tensor* t : {&x, &source.gamma, &source.beta, &source.residual, &source.dy})
+    if (!is_vectorized(*t)) return false;
+  const std::int64_t rows = x.size(0), cols = x.size(1);
+  if (!has_pair_codes(by_row) || by_row.rounding != by_column.rounding) return false;
+  if (!has_pair_codes(by_column) || !has_column_runs(by_column, rows, cols)) return false;
+  const Tile tile = by_row.resolve(rows, cols);
+  if (tile.rows != 1 || (tile.cols != cols && tile.cols != 128)) return false;
+  if (cols % tile.cols != 0) return false;
+  const bool normalised = source.kind == LayerNorm || source.kind == AddLayerNorm;
+  return pair_slices(cols, x.dtype(), normalised) > 0;
+}
+
+int pair_slices(std::int64_t cols, DType dtype, bool whole_rows) {
+  for (const int slices : {1, 2, 4}) {
+    const std::int64_t width = pair_width(cols, slices);
+    if (bytes_of(dtype, width * kPairRows) <= kPairBytes) return slices;
+    if (whole_rows) break;
+  }
+  return 0;
+}
+
 }  // namespace nibble

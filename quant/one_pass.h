@@ -3,6 +3,7 @@
 #pragma once
 
 #include "quant/spec.h"
+#include "tensor/tensor.h"
 
 namespace nibble {
 
@@ -15,5 +16,39 @@ bool has_column_runs(const QuantSpec& spec, std::int64_t rows, std::int64_t cols
 // Integers in square tiles of 128, those at the edges smaller.
 inline constexpr std::int64_t kSquareTile = 128;
 bool has_square_tiles(const QuantSpec& spec, std::int64_t rows, std::int64_t cols);
+
+// What a matrix [rows, cols] of F32 or BF16 that is encoded along rows and along columns at once
+// (quant_pair) is made of: x itself, or what a producer makes of it, rounded to x's dtype as the
+// producer's own kernel stores it.
+struct PairSource {
+  enum class Kind : std::uint8_t {
+    Plain,         // x
+    LayerNorm,     // layer_norm(x, gamma, beta, epsilon), which also writes mean and rstd
+    AddLayerNorm,  // the same of sum = x + residual, which it writes
+    Gelu,          // gelu_tanh(x)
+    GeluBackward,  // gelu_tanh_backward(dy, x)
+  };
+  Kind kind = Kind::Plain;
+  Tensor x;            // [rows, cols]
+  Tensor gamma, beta;  // [cols] of x's dtype; beta may be undefined
+  double epsilon = 0;
+  Tensor mean, rstd;     // out, F32 [rows]
+  Tensor residual, sum;  // [rows, cols] of x's dtype; sum: out
+  Tensor dy;             // [rows, cols] of x's dtype
+};
+// Whether quant_pair serves: signed integers, reciprocal steps and one rounding in both; one scale
+// a row or 128 of its columns; groups of 128 or 256 rows in columns (`by_column` is stated for the
+// transpose). Multiples of 16 rows and 8 columns, inputs at multiples of 16 bytes. The same on
+// every device.
+bool has_pair(const PairSource& source, const QuantSpec& by_row, const QuantSpec& by_column);
+
+// How a GPU holds the matrix meanwhile: a thread block keeps kPairRows rows of a slice of the
+// columns in kPairBytes of shared memory.
+inline constexpr std::int64_t kPairRows = 64, kPairBytes = 64 * 1664 * 2;
+constexpr std::int64_t pair_width(std::int64_t cols, int slices) {
+  return (cols + 128 * slices - 1) / (128 * slices) * 128;
+}
+// 1, 2 or 4 slices of pair_width columns; 0 when the rows are too long.
+int pair_slices(std::int64_t cols, DType dtype, bool whole_rows);
 
 }  // namespace nibble

@@ -1,5 +1,5 @@
 // The CPU halves of the one-pass kernels say what these equal: ranges, scales and codes apart.
-#include "quant/kernels.h"
+#include "quant/pair_twin.h"
 #include "quant/scales.h"
 
 namespace nibble::cpu {
@@ -30,6 +30,13 @@ void quant_column_runs(Tensor& codes, Tensor& scales, const Tensor& x, const Qua
   quant_encode(straight, x, found.stored, {}, own, key);
   quant_transpose(codes, straight);
   scales.copy_from(found.stored.t());
+}
+
+void quant_pair(Tensor& row_codes, Tensor& row_scales, Tensor& column_codes, Tensor& column_scales,
+                Tensor& value, Tensor& column_sums, const PairSource& source,
+                const QuantSpec& by_row, const QuantSpec& by_column, const RngKey& key) {
+  pair_twin(row_codes, row_scales, column_codes, column_scales, value, column_sums, source, by_row,
+            by_column, key);
 }
 
 }  // namespace nibble::cpu

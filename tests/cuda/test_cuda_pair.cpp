@@ -1,0 +1,222 @@
+// quant_pair against the kernels it replaces: on the GPU bit for bit for every source; with the CPU
+// where the source's own kernels agree with the CPU's. Tier: exact.
+#include "quant/pair_twin.h"
+#include "tests/cuda/quant_inputs.h"
+
+using namespace nibble;
+using namespace nibble::testing;
+using quant_checks::kKey;
+
+namespace {
+
+using Kind = PairSource::Kind;
+constexpr Kind kKinds[] = {Kind::Plain, Kind::LayerNorm, Kind::AddLayerNorm, Kind::Gelu,
+                           Kind::GeluBackward};
+
+// Everything that a call reads and writes.
+struct Call {
+  PairSource source;
+  QuantSpec by_row, by_column;
+  Tensor row_codes, row_scales, column_codes, column_scales, value, column_sums;
+
+  std::vector<Tensor> outputs() const {
+    return {row_codes,   row_scales,  column_codes, column_scales, value,
+            column_sums, source.mean, source.rstd,  source.sum};
+  }
+};
+struct Wanted {
+  bool columns = true, value = true, sums = true;
+};
+
+PairSource source_of(Kind kind, const Tensor& x) {
+  PairSource s{.kind = kind, .x = x};
+  const std::int64_t rows = x.size(0), cols = x.size(1);
+  const Device device = x.device();
+  const auto other = [&](const Shape& shape, std::uint32_t site) {
+    return Tensor::normal(shape, 0, 1, RngKey{3, site}, DType::F32, kCpu).to(x.dtype()).to(device);
+  };
+  if (kind == Kind::LayerNorm || kind == Kind::AddLayerNorm) {
+    s.gamma = other({cols}, 1);
+    if (rows % 32 == 0) s.beta = other({cols}, 2);
+    s.epsilon = 1e-5;
+    s.mean = Tensor::zeros({rows}, DType::F32, device);
+    s.rstd = Tensor::zeros({rows}, DType::F32, device);
+  }
+  if (kind == Kind::AddLayerNorm) {
+    s.residual = other({rows, cols}, 3);
+    s.sum = Tensor::zeros({rows, cols}, x.dtype(), device);
+  }
+  if (kind == Kind::GeluBackward) s.dy = other({rows, cols}, 4);
+  return s;
+}
+
+Call call_of(Kind kind, const Tensor& x, const QuantSpec& by_row, const QuantSpec& by_column,
+             const Wanted& wanted) {
+  const std::int64_t rows = x.size(0), cols = x.size(1);
+  Call c{.source = source_of(kind, x), .by_row = by_row, .by_column = by_column};
+  const auto zeros = [&](const Shape& shape, DType dtype) {
+    return Tensor::zeros(shape, dtype, x.device());
+  };
+  c.row_codes = zeros({rows, cols}, DType::I8);
+  c.row_scales = zeros(by_row.scale_shape(rows, cols), DType::F32);
+  if (wanted.columns) {
+    c.column_codes = zeros({cols, rows}, DType::I8);
+    c.column_scales = zeros(by_column.scale_shape(cols, rows), DType::F32);
+  }
+  if (wanted.value && kind != Kind::Plain) c.value = zeros({rows, cols}, x.dtype());
+  if (wanted.sums) c.column_sums = zeros({cols}, DType::F32);
+  return c;
+}
+void run(Call& c) {
+  NIBBLE_DISPATCH(c.source.x.device(),
+                  quant_pair(c.row_codes, c.row_scales, c.column_codes, c.column_scales, c.value,
+                             c.column_sums, c.source, c.by_row, c.by_column, kKey));
+}
+void run_twin(Call& c) {
+  pair_twin(c.row_codes, c.row_scales, c.column_codes, c.column_scales, c.value, c.column_sums,
+            c.source, c.by_row, c.by_column, kKey);
+}
+
+constexpr const char* kOutputs[] = {"row codes",     "row scales", "column codes",
+                                    "column scales", "value",      "column sums",
+                                    "mean",          "rstd",       "sum"};
+void check_same(const Call& expected, const Call& got) {
+  const std::vector<Tensor> e = expected.outputs(), g = got.outputs();
+  for (std::size_t i = 0; i < e.size(); ++i) {
+    if (!e[i].defined()) continue;
+    const Tensor here = e[i].to(kCpu);
+    // Arithmetic on NaN has other bits on other devices; codes and scales have one form.
+    if (is_float(here.dtype()) && i >= 4)
+      check_numbers(here, g[i], kOutputs[i]);
+    else
+      check_bits(here, g[i], kOutputs[i]);
+  }
+}
+
+// On the GPU against the twin; and against the CPU unless layer norm's sums have another order.
+void check_pair(Kind kind, const Tensor& x, const QuantSpec& by_row, const QuantSpec& by_column,
+                const Wanted& wanted = {}) {
+  CAPTURE(static_cast<int>(kind));
+  CAPTURE(describe(x));
+  CAPTURE(to_string(by_row));
+  CAPTURE(to_string(by_column));
+  const Tensor here = x.to(kGpu);
+  Call fused = call_of(kind, here, by_row, by_column, wanted);
+  REQUIRE(has_pair(fused.source, by_row, by_column));
+  run(fused);
+  Call apart = call_of(kind, here, by_row, by_column, wanted);
+  run_twin(apart);
+  check_same(apart, fused);
+  if (kind == Kind::LayerNorm || kind == Kind::AddLayerNorm) return;
+  Call cpu = call_of(kind, x, by_row, by_column, wanted);
+  run(cpu);
+  check_same(cpu, fused);
+}
+
+}  // namespace
+
+TEST_CASE("pair: which specs and shapes it serves") {
+  const auto serves = [](const char* row, const char* column, std::int64_t rows, std::int64_t cols,
+                         Kind kind = Kind::Plain, DType dtype = DType::BF16) {
+    const Tensor x = Tensor::empty({rows, cols}, dtype, kMeta);
+    return has_pair({.kind = kind, .x = x}, parse_spec(row), parse_spec(column));
+  };
+  CHECK(serves("int8:row:recip", "int8:group256:recip", 512, 768));
+  CHECK(serves("int8:row:recip:sr", "int8:group256:recip:sr", 272, 3072));
+  CHECK(serves("int8:group128:recip", "int8:group128:recip", 512, 768));
+  CHECK(serves("int8:row:recip", "int8:group256:recip", 512, 1600, Kind::LayerNorm));
+  CHECK(serves("int8:row:recip", "int8:group256:recip", 512, 6400, Kind::Gelu));
+  CHECK_FALSE(serves("int8:row:recip", "int8:group256:recip", 512, 3072, Kind::LayerNorm));
+  CHECK_FALSE(serves("int8:row:recip", "int8:group256:recip", 512, 8192));
+  CHECK_FALSE(serves("int8:row:recip", "int8:group256:recip", 520, 768));
+  CHECK_FALSE(serves("int8:row:recip", "int8:group256:recip", 512, 772));
+  CHECK_FALSE(serves("int8:row:recip", "int8:group256:recip:sr", 512, 768));
+  CHECK_FALSE(serves("int8:row:recip", "int8:row:recip", 512, 768));
+  CHECK_FALSE(serves("int8:row", "int8:group256:recip", 512, 768));
+  CHECK_FALSE(serves("uint8:row:recip", "uint8:group256:recip", 512, 768));
+  CHECK_FALSE(serves("int8:row:recip:absmax0.9", "int8:group256:recip", 512, 768));
+  CHECK_FALSE(serves("int8:row:recip", "int8:group256:recip", 512, 768, Kind::Plain, DType::F64));
+}
+
+GPU_TEST("cuda pair: every source, both encodings") {
+  for (const DType dtype : {DType::BF16, DType::F32})
+    for (const Kind kind : kKinds)
+      for (const Numbers numbers_of : kNumbers)
+        for (const auto& [rows, cols] :
+             {std::pair{256, 768}, {272, 72}, {16, 8}, {640, 136}, {1024, 256}}) {
+          const Tensor x = numbers(numbers_of, rows, cols, dtype);
+          for (const char* noise : {"", ":sr"})
+            for (const char* group : {"group256", "group128"}) {
+              // A tile of all rows has runs only when it is one of these.
+              if (rows < 256 && rows != 128) continue;
+              const auto spec = [&](const std::string& tile) {
+                return parse_spec("int8:" + tile + ":recip" + noise);
+              };
+              check_pair(kind, x, spec("row"), spec(group));
+              if (cols % 128 == 0) check_pair(kind, x, spec("group128"), spec(group));
+            }
+        }
+}
+
+GPU_TEST("cuda pair: wide rows, in slices") {
+  for (const auto& [cols, dtype] : {std::pair{2304, DType::BF16},
+                                    {3072, DType::BF16},
+                                    {4800, DType::BF16},
+                                    {6400, DType::BF16},
+                                    {1600, DType::F32},
+                                    {3072, DType::F32}})
+    for (const Kind kind : {Kind::Plain, Kind::Gelu, Kind::GeluBackward})
+      for (const Numbers numbers_of : {Numbers::Bell, Numbers::Special}) {
+        const Tensor x = numbers(numbers_of, 528, cols, dtype);
+        for (const char* noise : {"", ":sr"}) {
+          const auto spec = [&](const std::string& tile) {
+            return parse_spec("int8:" + tile + ":recip" + noise);
+          };
+          check_pair(kind, x, spec("row"), spec("group256"));
+          if (cols % 128 == 0) check_pair(kind, x, spec("group128"), spec("group128"));
+        }
+      }
+  for (const Kind kind : {Kind::LayerNorm, Kind::AddLayerNorm})
+    for (const std::int64_t cols : {1024, 1600})
+      check_pair(kind, numbers(Numbers::Bell, 528, cols, DType::BF16), parse_spec("int8:row:recip"),
+                 parse_spec("int8:group256:recip"));
+}
+
+GPU_TEST("cuda pair: what is not wanted is not written, other formats and floors") {
+  const Tensor x = numbers(Numbers::Heavy, 528, 768, DType::BF16);
+  const QuantSpec row = parse_spec("int8:row:recip:sr"),
+                  column = parse_spec("int8:group256:recip:sr");
+  for (const Kind kind : kKinds)
+    for (const int mask : {0, 1, 2, 4, 3, 5, 6})
+      check_pair(kind, x, row, column,
+                 {.columns = (mask & 1) != 0, .value = (mask & 2) != 0, .sums = (mask & 4) != 0});
+  for (const char* options : {"int4:row:recip:floor0.5", "int8:row:recip:absmax1.5:sr"}) {
+    QuantSpec by_column = parse_spec(options);
+    by_column.tile = group(256);
+    check_pair(Kind::Plain, x, parse_spec(options), by_column);
+  }
+}
+
+GPU_TEST("cuda pair: many rows, and outputs that touch nothing else") {
+  const Tensor x = numbers(Numbers::Bell, 16000, 768, DType::BF16);
+  for (const char* noise : {"", ":sr"})
+    check_pair(Kind::Plain, x, parse_spec(std::string("int8:row:recip") + noise),
+               parse_spec(std::string("int8:group256:recip") + noise));
+  const Tensor small = numbers(Numbers::Bell, 272, 72, DType::BF16).to(kGpu);
+  Call c = call_of(Kind::Gelu, small, parse_spec("int8:row:recip"),
+                   parse_spec("int8:group256:recip"), {});
+  std::vector<Framed> frames;
+  for (Tensor* t :
+       {&c.row_codes, &c.row_scales, &c.column_codes, &c.column_scales, &c.value, &c.column_sums}) {
+    frames.push_back(framed(t->shape(), t->dtype(), kGpu, 0));
+    *t = frames.back().inner;
+  }
+  run(c);
+  for (const Framed& f : frames) {
+    const std::vector<float> all = f.buffer.to(kCpu).to_vector();
+    for (std::size_t i = 0; i < 64; ++i) {
+      CHECK(all[i] == 77);
+      CHECK(all[all.size() - 1 - i] == 77);
+    }
+  }
+}
