@@ -65,6 +65,10 @@ bool has_pair(const PairSource& source, const QuantSpec& by_row, const QuantSpec
   const Tile tile = by_row.resolve(rows, cols);
   if (tile.rows != 1 || (tile.cols != cols && tile.cols != 128)) return false;
   if (cols % tile.cols != 0) return false;
+  // Gradients are rounded with noise, activations are not.
+  if (by_row.rounding == Rounding::Stochastic && source.kind != Plain &&
+      source.kind != GeluBackward)
+    return false;
   const bool normalised = source.kind == LayerNorm || source.kind == AddLayerNorm;
   return pair_slices(cols, x.dtype(), normalised) > 0;
 }

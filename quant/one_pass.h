@@ -36,10 +36,10 @@ struct PairSource {
   Tensor residual, sum;  // [rows, cols] of x's dtype; sum: out
   Tensor dy;             // [rows, cols] of x's dtype
 };
-// Whether quant_pair serves: signed integers, reciprocal steps and one rounding in both; one scale
-// a row or 128 of its columns; groups of 128 or 256 rows in columns (`by_column` is stated for the
-// transpose). Multiples of 16 rows and 8 columns, inputs at multiples of 16 bytes. The same on
-// every device.
+// Whether quant_pair serves: signed integers, reciprocal steps and one rounding in both (noise for
+// Plain and GeluBackward only); one scale a row or 128 of its columns; groups of 128 or 256 rows in
+// columns (`by_column` is stated for the transpose). Multiples of 16 rows and 8 columns, inputs at
+// multiples of 16 bytes. The same on every device.
 bool has_pair(const PairSource& source, const QuantSpec& by_row, const QuantSpec& by_column);
 
 // How a GPU holds the matrix meanwhile: a thread block keeps kPairRows rows of a slice of the

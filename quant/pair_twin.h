@@ -3,6 +3,7 @@
 #pragma once
 
 #include "quant/kernels.h"
+#include "quant/scales.h"
 
 namespace nibble {
 
@@ -34,7 +35,12 @@ inline void pair_twin(Tensor& row_codes, Tensor& row_scales, Tensor& column_code
                       const RngKey& key) {
   const Tensor y = pair_matrix(source, value);
   const Device device = y.device();
-  NIBBLE_DISPATCH(device, quant_row_runs(row_codes, row_scales, y, by_row, key));
+  if (has_row_runs(by_row, y.size(0), y.size(1))) {
+    NIBBLE_DISPATCH(device, quant_row_runs(row_codes, row_scales, y, by_row, key));
+  } else {  // longer rows
+    Scales{row_scales, {}, {}}.compute(y, by_row);
+    NIBBLE_DISPATCH(device, quant_encode(row_codes, y, row_scales, {}, by_row, key));
+  }
   if (column_codes.defined())
     NIBBLE_DISPATCH(device, quant_column_runs(column_codes, column_scales, y, by_column, key));
   if (column_sums.defined()) NIBBLE_DISPATCH(device, column_sum(column_sums, y, false));

@@ -92,7 +92,9 @@ NIBBLE_KERNEL(take_along_last_backward, Tensor& dx, const Tensor& dy, const Tens
 // of an output element does not depend on M or N's tiling by threads.
 NIBBLE_KERNEL(matmul, Tensor& c, const Tensor& a, const Tensor& b, bool accumulate)
 NIBBLE_KERNEL(add_bias, Tensor& y /*[M, N], in place*/, const Tensor& bias /*[N]*/)
-// db[n] (+)= Σ_m dy[m, n]; db may be wider than dy.
+// db[n] (+)= Σ_m dy[m, n]; db may be wider than dy. Rows that are missing count as 0: four rows
+// pairwise, from 0 on the fours of 16 rows one after the other, four of those pairwise; from 0 on
+// eight of the resulting 64 rows; these bands of 512 one after the other.
 NIBBLE_KERNEL(column_sum, Tensor& db /*[N]*/, const Tensor& dy /*[M, N]*/, bool accumulate)
 
 // x, y [M, C]; gamma, beta [C] (beta may be undefined); mean, rstd [M] F32 (F64 for F64).

@@ -5,7 +5,7 @@
 
 #include "apps/bench/meter.h"
 #include "optim/adam.h"
-#include "quant/kernels.h"
+#include "quant/pair_twin.h"
 #include "quant/qtensor.h"
 #include "tensor/ops.h"
 
@@ -46,6 +46,7 @@ class Kernels {
     copy();
     elementwise();
     quantizers();
+    pairs();
     classifier(o.vocab);
     for (const char* moments : {"f32", "dyn8:group256", "int4:group128:packed:sr"}) adam(moments);
   }
@@ -159,6 +160,57 @@ class Kernels {
                codes->payload().to(kCpu).t().slice(0, 0, std::min(kChecked, turned->size(0)));
            return back.to(kCpu).to_vector<float>() == from.to_vector<float>() ? 0.0 : 2.0;
          }});
+  }
+  // Both encodings from one read, with what makes the matrix.
+  void pairs() {
+    using Kind = PairSource::Kind;
+    struct Form {
+      const char* name;
+      Kind kind;
+      const char* noise;
+      double bytes;  // an element
+      bool sums;
+    };
+    for (const Form& f : {Form{"pair", Kind::Plain, "", 4, false},
+                          Form{"pair, stochastic, column sums", Kind::Plain, ":sr", 4, true},
+                          Form{"pair of layer norm", Kind::LayerNorm, "", 4, false},
+                          Form{"pair of add and layer norm", Kind::AddLayerNorm, "", 8, false},
+                          Form{"pair of gelu", Kind::Gelu, "", 4, false},
+                          Form{"pair of gelu backward, stochastic, column sums", Kind::GeluBackward,
+                               ":sr", 6, true}}) {
+      const QuantSpec row = parse_spec(std::string("int8:row:recip") + f.noise),
+                      column = parse_spec(std::string("int8:group256:recip") + f.noise);
+      PairSource s;
+      s.kind = f.kind;
+      s.x = x_;
+      if (f.kind == Kind::LayerNorm || f.kind == Kind::AddLayerNorm) {
+        s.gamma = normal({width_}, 3);
+        s.beta = normal({width_}, 4);
+        s.epsilon = 1e-5;
+        s.mean = Tensor::empty({tokens_}, DType::F32, device_);
+        s.rstd = s.mean.clone();
+      }
+      if (f.kind == Kind::AddLayerNorm) {
+        s.residual = dy_;
+        s.sum = Tensor::empty(x_.shape(), DType::BF16, device_);
+      }
+      if (f.kind == Kind::GeluBackward) s.dy = dy_;
+      if (!has_pair(s, row, column)) continue;
+      auto q = std::make_shared<QTensor>(QTensor::empty(row, tokens_, width_, device_));
+      auto t = std::make_shared<QTensor>(QTensor::empty(column, width_, tokens_, device_));
+      const Tensor sums = f.sums ? Tensor::empty({width_}, DType::F32, device_) : Tensor();
+      cases_.push_back({f.name, x_.shape(), f.bytes * n(),
+                        [=, d = device_] {
+                          Tensor none, to = sums;
+                          NIBBLE_DISPATCH(
+                              d, quant_pair(q->payload(), q->scales(), t->payload(), t->scales(),
+                                            none, to, s, row, column, {7, 8}));
+                        },
+                        [=] {
+                          const Tensor y = pair_matrix(s, {});
+                          return std::max(code_error(*q, y, false), code_error(*t, y, true));
+                        }});
+    }
   }
   static std::int64_t checked_rows(const QTensor& q) { return std::min(kChecked, q.rows()); }
   static double code_error(const QTensor& q, const Tensor& x, bool transposed) {

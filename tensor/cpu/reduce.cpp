@@ -116,14 +116,60 @@ bool finite_range(const T* x, std::int64_t begin, std::int64_t end) {
   return bad == 0;
 }
 
+// The sum of a band of up to 512 rows of `width` columns, in kernels.h's order.
+template <class C, class T>
+void sum_band(C* band, const T* x, std::int64_t rows, std::int64_t cols, std::int64_t width) {
+  constexpr std::int64_t kWidth = 256;  // columns at a time
+  static const T zeros[kWidth] = {};
+  for (std::int64_t c0 = 0; c0 < width; c0 += kWidth) {
+    const std::int64_t n = std::min(kWidth, width - c0);
+    C sixteen[4][kWidth];
+    std::fill(band + c0, band + c0 + n, C(0));
+    for (std::int64_t block = 0; block < rows; block += 64) {
+      for (std::int64_t k = 0; k < 4; ++k) {
+        std::fill(sixteen[k], sixteen[k] + n, C(0));
+        for (std::int64_t four = 0; four < 16; four += 4) {
+          const T* row[4];
+          for (std::int64_t i = 0; i < 4; ++i) {
+            const std::int64_t r = block + 16 * k + four + i;
+            row[i] = r < rows ? x + r * cols + c0 : zeros;
+          }
+          map_range(
+              sixteen[k], 0, n, [](C t, C p, C q, C u, C v) { return t + ((p + q) + (u + v)); },
+              sixteen[k], row[0], row[1], row[2], row[3]);
+        }
+      }
+      map_range(
+          band + c0, 0, n, [](C t, C p, C q, C u, C v) { return t + ((p + q) + (u + v)); },
+          band + c0, sixteen[0], sixteen[1], sixteen[2], sixteen[3]);
+    }
+  }
+}
+
 template <class D, class T>
 void column_sum_as(Tensor& db, const Tensor& dy, bool accumulate) {
   using C = compute_t<D>;
+  constexpr std::int64_t kBand = 512, kColumns = 1024;
+  const std::int64_t rows = dy.size(0), cols = dy.size(1);
+  const std::int64_t bands = pieces_of(rows, kBand), blocks = pieces_of(cols, kColumns);
+  std::vector<C> partial(static_cast<std::size_t>(bands * cols));
+  const T* x = dy.data<T>();
+  parallel_for(bands * blocks, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t job = begin; job < end; ++job) {
+      const std::int64_t b = job / blocks, c0 = job % blocks * kColumns;
+      sum_band(partial.data() + b * cols + c0, x + b * kBand * cols + c0,
+               std::min(kBand, rows - b * kBand), cols, std::min(kColumns, cols - c0));
+    }
+  });
   D* out = db.data<D>();
-  fold_columns<C>(dy.data<T>(), 1, dy.size(0), dy.size(1), SumFold{},
-                  [out, accumulate](std::int64_t i, C v) {
-                    out[i] = static_cast<D>(accumulate ? static_cast<C>(out[i]) + v : v);
-                  });
+  parallel_for(cols, 1024, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t c = begin; c < end; ++c) {
+      C total = bands > 0 ? partial[static_cast<std::size_t>(c)] : C(0);
+      for (std::int64_t b = 1; b < bands; ++b)
+        total += partial[static_cast<std::size_t>(b * cols + c)];
+      out[c] = static_cast<D>(accumulate ? static_cast<C>(out[c]) + total : total);
+    }
+  });
 }
 
 }  // namespace

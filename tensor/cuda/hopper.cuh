@@ -89,6 +89,15 @@ __device__ inline void load_tile_to(std::uint16_t mask, std::uint32_t to, const 
       "l"(&map), "r"(barrier), "h"(mask), "r"(x), "r"(y)
       : "memory");
 }
+// `bytes` contiguous ones, a multiple of 16 from a multiple of 16, to shared memory.
+__device__ inline void load_bytes(std::uint32_t to, const void* from, std::uint32_t bytes,
+                                  std::uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
+      "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
 // From shared memory to the tensor, clipped to it; the thread's stores form groups.
 __device__ inline void store_tile(const CUtensorMap& map, std::uint32_t from, std::uint32_t x,
                                   std::uint32_t y) {
@@ -115,6 +124,27 @@ __device__ inline std::uint32_t cluster_rank() {
   std::uint32_t rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
+}
+// The address of the same place in the shared memory of another block of the cluster, and a load
+// from there.
+__device__ inline std::uint32_t remote_address(std::uint32_t address, std::uint32_t rank) {
+  std::uint32_t remote;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
+  return remote;
+}
+__device__ inline uint4 load_remote(std::uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
+}
+__device__ inline void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+}
+__device__ inline void cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 }
 __device__ inline void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");

@@ -1,4 +1,4 @@
-// Sums and maxima over a middle dimension, column sums and their transpose (add_bias), and the two
+// Sums and maxima over a middle dimension, add_bias, and the two
 // questions a training step asks of its gradients. Every element is read once, 4 or 2 bytes;
 // add_bias also writes it. All are bound by memory. Folds have the CPU's order (lanes.cuh,
 // columns.cuh): their results are bit-equal to the CPU's, NaN payloads aside.
@@ -19,17 +19,6 @@ void reduce(const char* op, Tensor& y, const Tensor& x, std::int64_t outer, std:
       fold_columns<T, Fold>(x, outer, n, inner, store);
   });
 }
-
-// db[i] (+)= value, in the f32 that either dtype is computed in.
-template <class D>
-struct StoreOrAdd {
-  D* to;
-  bool add;
-  template <class C>
-  __device__ void operator()(std::int64_t i, C value) const {
-    to[i] = static_cast<D>(add ? static_cast<C>(to[i]) + value : value);
-  }
-};
 
 // The running total that a sum of squares goes on from.
 struct Total {
@@ -109,16 +98,6 @@ void all_finite(Tensor& y, const Tensor& x) {
     const std::int64_t n = x.numel();
     launch(all_finite_kernel<T>, grid_for(ceil_div(n, kVector<T>), 256), 256, 0, x.data<T>(), n,
            y.data<std::uint8_t>());
-  });
-}
-
-void column_sum(Tensor& db, const Tensor& dy, bool accumulate) {
-  NIBBLE_CUDA_FLOAT_SWITCH(db.dtype(), "column_sum", D, {
-    NIBBLE_CUDA_FLOAT_SWITCH(dy.dtype(), "column_sum", T, {
-      if constexpr (sizeof(T) <= sizeof(D))
-        fold_columns<T, SumFold>(dy, 1, dy.size(0), dy.size(1),
-                                 StoreOrAdd<D>{db.data<D>(), accumulate});
-    });
   });
 }
 

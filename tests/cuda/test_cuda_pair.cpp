@@ -29,7 +29,9 @@ struct Wanted {
 };
 
 PairSource source_of(Kind kind, const Tensor& x) {
-  PairSource s{.kind = kind, .x = x};
+  PairSource s;
+  s.kind = kind;
+  s.x = x;
   const std::int64_t rows = x.size(0), cols = x.size(1);
   const Device device = x.device();
   const auto other = [&](const Shape& shape, std::uint32_t site) {
@@ -53,7 +55,10 @@ PairSource source_of(Kind kind, const Tensor& x) {
 Call call_of(Kind kind, const Tensor& x, const QuantSpec& by_row, const QuantSpec& by_column,
              const Wanted& wanted) {
   const std::int64_t rows = x.size(0), cols = x.size(1);
-  Call c{.source = source_of(kind, x), .by_row = by_row, .by_column = by_column};
+  Call c;
+  c.source = source_of(kind, x);
+  c.by_row = by_row;
+  c.by_column = by_column;
   const auto zeros = [&](const Shape& shape, DType dtype) {
     return Tensor::zeros(shape, dtype, x.device());
   };
@@ -96,6 +101,8 @@ void check_same(const Call& expected, const Call& got) {
 // On the GPU against the twin; and against the CPU unless layer norm's sums have another order.
 void check_pair(Kind kind, const Tensor& x, const QuantSpec& by_row, const QuantSpec& by_column,
                 const Wanted& wanted = {}) {
+  const bool noisy = kind == Kind::Plain || kind == Kind::GeluBackward;
+  if (by_row.rounding == Rounding::Stochastic && !noisy) return;
   CAPTURE(static_cast<int>(kind));
   CAPTURE(describe(x));
   CAPTURE(to_string(by_row));
@@ -118,8 +125,10 @@ void check_pair(Kind kind, const Tensor& x, const QuantSpec& by_row, const Quant
 TEST_CASE("pair: which specs and shapes it serves") {
   const auto serves = [](const char* row, const char* column, std::int64_t rows, std::int64_t cols,
                          Kind kind = Kind::Plain, DType dtype = DType::BF16) {
-    const Tensor x = Tensor::empty({rows, cols}, dtype, kMeta);
-    return has_pair({.kind = kind, .x = x}, parse_spec(row), parse_spec(column));
+    PairSource s;
+    s.kind = kind;
+    s.x = Tensor::empty({rows, cols}, dtype, kMeta);
+    return has_pair(s, parse_spec(row), parse_spec(column));
   };
   CHECK(serves("int8:row:recip", "int8:group256:recip", 512, 768));
   CHECK(serves("int8:row:recip:sr", "int8:group256:recip:sr", 272, 3072));
@@ -132,6 +141,7 @@ TEST_CASE("pair: which specs and shapes it serves") {
   CHECK_FALSE(serves("int8:row:recip", "int8:group256:recip", 512, 772));
   CHECK_FALSE(serves("int8:row:recip", "int8:group256:recip:sr", 512, 768));
   CHECK_FALSE(serves("int8:row:recip", "int8:row:recip", 512, 768));
+  CHECK_FALSE(serves("int8:row:recip:sr", "int8:group256:recip:sr", 512, 768, Kind::Gelu));
   CHECK_FALSE(serves("int8:row", "int8:group256:recip", 512, 768));
   CHECK_FALSE(serves("uint8:row:recip", "uint8:group256:recip", 512, 768));
   CHECK_FALSE(serves("int8:row:recip:absmax0.9", "int8:group256:recip", 512, 768));
