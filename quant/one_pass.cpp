@@ -70,12 +70,12 @@ bool has_pair(const PairSource& source, const QuantSpec& by_row, const QuantSpec
       source.kind != GeluBackward)
     return false;
   const bool normalised = source.kind == LayerNorm || source.kind == AddLayerNorm;
-  return pair_slices(cols, x.dtype(), normalised) > 0;
+  return pair_slices(cols, x.dtype(), tile.cols == cols ? 64 : 128, normalised) > 0;
 }
 
-int pair_slices(std::int64_t cols, DType dtype, bool whole_rows) {
+int pair_slices(std::int64_t cols, DType dtype, std::int64_t unit, bool whole_rows) {
   for (const int slices : {1, 2, 4}) {
-    const std::int64_t width = pair_width(cols, slices);
+    const std::int64_t width = pair_width(cols, slices, unit);
     if (bytes_of(dtype, width * kPairRows) <= kPairBytes) return slices;
     if (whole_rows) break;
   }

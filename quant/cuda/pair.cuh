@@ -123,7 +123,7 @@ template <>
 struct Largest<bfloat16> {
   std::uint32_t column[4] = {};
   // To the row maxima [64] of these four rows, whose lanes are kAcross neighbours.
-  __device__ void add(const Vector<bfloat16, 8> (&x)[4], std::uint32_t* rows, bool valid) {
+  __device__ void add(const Vector<bfloat16, 8> (&x)[4], std::uint32_t* rows) {
     std::uint32_t pair[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -145,7 +145,7 @@ struct Largest<bfloat16> {
     }
     const std::uint32_t across = threadIdx.x % kAcross;
     const std::uint32_t two = across & 2 ? most[1] : most[0];
-    if (valid && across < 4) atomicMax(rows + across, across & 1 ? two & 0xffff0000u : two << 16);
+    if (across < 4) atomicMax(rows + across, across & 1 ? two & 0xffff0000u : two << 16);
   }
   // To the column maxima of these columns, in every lane.
   __device__ void finish(std::uint32_t (&all)[8]) {
@@ -162,7 +162,7 @@ struct Largest<bfloat16> {
 template <>
 struct Largest<float> {
   std::uint32_t column[8] = {};
-  __device__ void add(const Vector<float, 8> (&x)[4], std::uint32_t* rows, bool valid) {
+  __device__ void add(const Vector<float, 8> (&x)[4], std::uint32_t* rows) {
     const std::uint32_t across = threadIdx.x % kAcross;
 #pragma unroll
     for (std::uint32_t i = 0; i < 4; ++i) {
@@ -176,7 +176,7 @@ struct Largest<float> {
 #pragma unroll
       for (unsigned lane = 1; lane < kAcross; lane *= 2)
         most = ::max(most, __shfl_xor_sync(kFullMask, most, lane));
-      if (valid && across == i) atomicMax(rows + i, most);
+      if (across == i) atomicMax(rows + i, most);
     }
   }
   __device__ void finish(std::uint32_t (&all)[8]) {
@@ -267,13 +267,11 @@ __device__ void prepare(const Arguments<T>& a, const Patch<T>& patch, const Plac
     }
     __syncthreads();
   }
-  const std::uint32_t whole = (a.cols + V - 1) / V;
-  if (whole <= 96)
+  static_assert(kPairBytes / kRows <= 128 * 16);
+  if (vectors <= 96)  // as with_row_tile chooses
     normalise<T, RowTile<1, 3>>(a, patch, here);
-  else if (whole <= 128)
-    normalise<T, RowTile<2, 2>>(a, patch, here);
   else
-    normalise<T, RowTile<4, 2>>(a, patch, here);
+    normalise<T, RowTile<2, 2>>(a, patch, here);
   __syncthreads();
   if (!a.value) return;
 #pragma unroll 4
@@ -335,7 +333,7 @@ __device__ void survey(const Arguments<T>& a, const Patch<T>& patch, const Place
             sum[e] += sum_four(to_float(x[0][e]), to_float(x[1][e]), to_float(x[2][e]),
                                to_float(x[3][e]));
       }
-      largest.add(x, rows + i, valid);
+      largest.add(x, rows + i);
     }
     std::uint32_t most[8];
     largest.finish(most);
@@ -513,18 +511,6 @@ __global__ void __launch_bounds__(kBlock, 2) pair_kernel(const __grid_constant__
 
 // ---- launch -----------------------------------------------------------------------------------
 
-// Blocks share a multiprocessor when their slices are no wider than this, in bytes of a row.
-inline constexpr std::int64_t kNarrow = 832 * 2;
-
-template <class T>
-int slices_of(std::int64_t cols, bool whole_rows, std::uint32_t down) {
-  for (const int slices : {1, 2, 4})
-    if (pair_width(cols, slices) * static_cast<std::int64_t>(sizeof(T)) <= kNarrow &&
-        (slices == 1 || (!whole_rows && slices * down <= 16)))
-      return slices;
-  return pair_slices(cols, dtype_of<T>, whole_rows);
-}
-
 template <class... Params>
 void launch_clusters(void (*kernel)(Params...), std::uint32_t clusters, std::uint32_t size,
                      std::size_t shared, const Params&... params) {
@@ -548,8 +534,10 @@ void launch_clusters(void (*kernel)(Params...), std::uint32_t clusters, std::uin
 template <Kind kKind, class T>
 void run(Arguments<T>& a, bool stochastic) {
   constexpr bool kWhole = kKind == Kind::LayerNorm || kKind == Kind::AddLayerNorm;
-  a.slices = static_cast<std::uint32_t>(slices_of<T>(a.cols, kWhole, a.down));
-  a.width = static_cast<std::uint32_t>(pair_width(a.cols, static_cast<int>(a.slices)));
+  const std::int64_t unit = a.log_group > 7 ? kTile : 128;
+  const int slices = pair_slices(a.cols, dtype_of<T>, unit, kWhole);
+  a.slices = static_cast<std::uint32_t>(slices);
+  a.width = static_cast<std::uint32_t>(pair_width(a.cols, slices, unit));
   a.groups = a.log_group > 7 ? 1 : a.width >> a.log_group;
   const auto clusters = static_cast<std::uint32_t>(ceil_div(a.rows, a.down * kRows));
   const std::size_t shared = Patch<T>::bytes(a.width, a.groups);

@@ -14,7 +14,7 @@ __device__ inline float sum_four(float a, float b, float c, float d) { return (a
 // Blocks [blocks, cols] to columns: 32 of them a thread block, whose warps take the bands in turn;
 // the first warp adds those up. Emit(column, sum) stores.
 template <class Emit>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(1024)
     fold_blocks_kernel(const float* sums, std::int64_t blocks, std::int64_t cols, Emit emit) {
   constexpr int kStage = 128;
   __shared__ float stage[kStage][kWarp];
@@ -27,12 +27,15 @@ __global__ void __launch_bounds__(256)
     __syncthreads();
     if (column < cols) {
 #pragma unroll 2
-      for (int k = static_cast<int>(warp); k < here; k += 256 / kWarp) {
+      for (int k = static_cast<int>(warp); k < here; k += 1024 / kWarp) {
         const std::int64_t block = (first + k) * kSumBlocks;
-        float band = 0;
+        float part[kSumBlocks];
 #pragma unroll
         for (int b = 0; b < kSumBlocks; ++b)
-          band += block + b < blocks ? sums[(block + b) * cols + column] : 0.0f;
+          part[b] = block + b < blocks ? sums[(block + b) * cols + column] : 0.0f;
+        float band = 0;
+#pragma unroll
+        for (int b = 0; b < kSumBlocks; ++b) band += part[b];
         stage[k][lane] = band;
       }
     }
@@ -48,7 +51,7 @@ __global__ void __launch_bounds__(256)
 template <class Emit>
 void fold_blocks(const Tensor& sums, Emit emit) {
   const std::int64_t cols = sums.size(1);
-  launch(fold_blocks_kernel<Emit>, static_cast<unsigned>(ceil_div(cols, kWarp)), 256, 0,
+  launch(fold_blocks_kernel<Emit>, static_cast<unsigned>(ceil_div(cols, kWarp)), 1024, 0,
          sums.data<float>(), sums.size(0), cols, emit);
 }
 

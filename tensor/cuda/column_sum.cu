@@ -1,68 +1,85 @@
 // db[n] (+)= Σ_m dy[m, n]. Reads every element once, 4 or 2 bytes, and writes and reads again a
-// sum of four bytes for each 64 rows of a column: bound by memory. Bit-equal to the CPU
+// sum of four bytes for each 512 rows of a column: bound by memory. Bit-equal to the CPU
 // (tests/cuda/test_cuda_reduce.cpp).
 #include "tensor/cuda/column_blocks.cuh"
+#include "tensor/cuda/columns.cuh"
 #include "tensor/kernels.h"
 
 namespace nibble::cuda {
 namespace {
 
-// A warp takes 64 rows of 8 · V columns: lane (across, down) 16 rows of V of them.
+constexpr int kSixteen = kSumRows / 4, kSixteens = kBandRows / kSixteen;
+
+// A block takes one band of 1 << log_width vectors of columns, 64 columns at most. All threads add
+// up sixteens of rows, then one thread a column goes through them in order.
 template <int V, class T>
-__global__ void __launch_bounds__(256) sum_blocks_kernel(float* sums, const T* x, std::int64_t rows,
-                                                         std::int64_t cols, std::int64_t across) {
-  constexpr int kSixteen = kSumRows / 4;
-  const std::int64_t warp = blockIdx.x * std::int64_t{256 / kWarp} + threadIdx.x / kWarp;
-  const unsigned lane = threadIdx.x % kWarp;
-  const std::int64_t block = warp / across, column = (warp % across * 8 + lane % 8) * V;
-  if (block * kSumRows >= rows) return;
-  const std::int64_t row = block * kSumRows + lane / 8 * kSixteen;
-  const std::int64_t count = column < cols ? rows - row : 0;
-  const T* from = x + row * cols + column;
-  Vector<T, V> in[kSixteen];
+__global__ void __launch_bounds__(256)
+    sum_band_kernel(float* sums, const T* x, std::int64_t rows, std::int64_t cols,
+                    std::int64_t tiles, int log_width) {
+  __shared__ float sixteens[kSixteens][64];
+  const std::int64_t band = blockIdx.x / tiles, c0 = (blockIdx.x % tiles << log_width) * V;
+  const int width = 1 << log_width, v = static_cast<int>(threadIdx.x) & (width - 1);
+  const std::int64_t left = rows - band * kBandRows;
+  const T* first = x + band * kBandRows * cols + c0 + v * V;
+  if (c0 + v * V < cols) {
+    for (int s = static_cast<int>(threadIdx.x) >> log_width; s < kSixteens; s += 256 >> log_width) {
+      float sum[V] = {};
+#pragma unroll 2
+      for (int r = s * kSixteen; r < (s + 1) * kSixteen; r += 4) {
+        Vector<T, V> in[4];
 #pragma unroll
-  for (int i = 0; i < kSixteen; ++i) {
+        for (int k = 0; k < 4; ++k) {
+          if (r + k < left) {
+            in[k] = load_vector<T, V>(first + (r + k) * cols);
+          } else {
 #pragma unroll
-    for (int e = 0; e < V; ++e) in[i][e] = T(0.0f);
-    if (i < count) in[i] = load_vector<T, V>(from + i * cols);
+            for (int e = 0; e < V; ++e) in[k][e] = T(0.0f);
+          }
+        }
+#pragma unroll
+        for (int e = 0; e < V; ++e)
+          sum[e] += sum_four(to_float(in[0][e]), to_float(in[1][e]), to_float(in[2][e]),
+                             to_float(in[3][e]));
+      }
+#pragma unroll
+      for (int e = 0; e < V; ++e) sixteens[s][v * V + e] = sum[e];
+    }
   }
-  float sum[V] = {};
+  __syncthreads();
+  const auto column = static_cast<int>(threadIdx.x);
+  if (column >= width * V || c0 + column >= cols) return;
+  float total = 0;
 #pragma unroll
-  for (int i = 0; i < kSixteen; i += 4)
-#pragma unroll
-    for (int e = 0; e < V; ++e)
-      sum[e] += sum_four(to_float(in[i][e]), to_float(in[i + 1][e]), to_float(in[i + 2][e]),
-                         to_float(in[i + 3][e]));
-#pragma unroll
-  for (int distance = 8; distance < 32; distance *= 2)
-#pragma unroll
-    for (int e = 0; e < V; ++e) sum[e] += __shfl_xor_sync(kFullMask, sum[e], distance);
-  if (lane >= 8 || column >= cols) return;
-#pragma unroll
-  for (int e = 0; e < V; ++e) sums[block * cols + column + e] = sum[e];
+  for (int s = 0; s < kSixteens; s += 4)
+    total += sum_four(sixteens[s][column], sixteens[s + 1][column], sixteens[s + 2][column],
+                      sixteens[s + 3][column]);
+  sums[band * cols + c0 + column] = total;
 }
 
 template <int V, class T>
-void sum_blocks(Tensor& sums, const Tensor& x) {
-  const std::int64_t across = ceil_div(x.size(1), 8 * V);
-  launch(sum_blocks_kernel<V, T>,
-         static_cast<unsigned>(ceil_div(across * sums.size(0), 256 / kWarp)), 256, 0,
-         sums.data<float>(), x.data<T>(), x.size(0), x.size(1), across);
+void sum_bands(Tensor& sums, const Tensor& x) {
+  const std::int64_t cols = x.size(1);
+  int log_width = 0;
+  while ((2 << log_width) * V <= 64 && (std::int64_t{1} << log_width) * V < cols) ++log_width;
+  const std::int64_t tiles = ceil_div(cols, (std::int64_t{1} << log_width) * V);
+  launch(sum_band_kernel<V, T>, static_cast<unsigned>(sums.size(0) * tiles), 256, 0,
+         sums.data<float>(), x.data<T>(), x.size(0), cols, tiles, log_width);
 }
 
 }  // namespace
 
 void column_sum(Tensor& db, const Tensor& dy, bool accumulate) {
-  const std::int64_t cols = dy.size(1);
-  Tensor sums = Tensor::empty({ceil_div(dy.size(0), kSumRows), cols}, DType::F32, dy.device());
+  const std::int64_t cols = dy.size(1), bands = ceil_div(dy.size(0), kBandRows);
+  Tensor sums = Tensor::empty({bands, cols}, DType::F32, dy.device());
   NIBBLE_CUDA_FLOAT_SWITCH(dy.dtype(), "column_sum", T, {
     if (cols % kVector<T> == 0 && is_aligned(dy.data<T>(), 16))
-      sum_blocks<kVector<T>, T>(sums, dy);
+      sum_bands<kVector<T>, T>(sums, dy);
     else
-      sum_blocks<1, T>(sums, dy);
+      sum_bands<1, T>(sums, dy);
   });
-  NIBBLE_CUDA_FLOAT_SWITCH(db.dtype(), "column_sum", D,
-                           fold_blocks(sums, StoreOrAdd<D>{db.data<D>(), accumulate}));
+  NIBBLE_CUDA_FLOAT_SWITCH(db.dtype(), "column_sum", D, {
+    fold_bands<SumFold>(sums, 1, bands, cols, StoreOrAdd<D>{db.data<D>(), accumulate});
+  });
 }
 
 }  // namespace nibble::cuda

@@ -13,6 +13,8 @@ using Kind = PairSource::Kind;
 constexpr Kind kKinds[] = {Kind::Plain, Kind::LayerNorm, Kind::AddLayerNorm, Kind::Gelu,
                            Kind::GeluBackward};
 
+bool normalised(Kind kind) { return kind == Kind::LayerNorm || kind == Kind::AddLayerNorm; }
+
 // Everything that a call reads and writes.
 struct Call {
   PairSource source;
@@ -37,7 +39,7 @@ PairSource source_of(Kind kind, const Tensor& x) {
   const auto other = [&](const Shape& shape, std::uint32_t site) {
     return Tensor::normal(shape, 0, 1, RngKey{3, site}, DType::F32, kCpu).to(x.dtype()).to(device);
   };
-  if (kind == Kind::LayerNorm || kind == Kind::AddLayerNorm) {
+  if (normalised(kind)) {
     s.gamma = other({cols}, 1);
     if (rows % 32 == 0) s.beta = other({cols}, 2);
     s.epsilon = 1e-5;
@@ -114,7 +116,7 @@ void check_pair(Kind kind, const Tensor& x, const QuantSpec& by_row, const Quant
   Call apart = call_of(kind, here, by_row, by_column, wanted);
   run_twin(apart);
   check_same(apart, fused);
-  if (kind == Kind::LayerNorm || kind == Kind::AddLayerNorm) return;
+  if (normalised(kind)) return;
   Call cpu = call_of(kind, x, by_row, by_column, wanted);
   run(cpu);
   check_same(cpu, fused);
@@ -133,10 +135,9 @@ TEST_CASE("pair: which specs and shapes it serves") {
   CHECK(serves("int8:row:recip", "int8:group256:recip", 512, 768));
   CHECK(serves("int8:row:recip:sr", "int8:group256:recip:sr", 272, 3072));
   CHECK(serves("int8:group128:recip", "int8:group128:recip", 512, 768));
-  CHECK(serves("int8:row:recip", "int8:group256:recip", 512, 1600, Kind::LayerNorm));
-  CHECK(serves("int8:row:recip", "int8:group256:recip", 512, 6400, Kind::Gelu));
-  CHECK_FALSE(serves("int8:row:recip", "int8:group256:recip", 512, 3072, Kind::LayerNorm));
-  CHECK_FALSE(serves("int8:row:recip", "int8:group256:recip", 512, 8192));
+  CHECK(serves("int8:row:recip", "int8:group256:recip", 512, 1600, Kind::Gelu));
+  CHECK_FALSE(serves("int8:row:recip", "int8:group256:recip", 512, 1600, Kind::LayerNorm));
+  CHECK_FALSE(serves("int8:row:recip", "int8:group256:recip", 512, 6400));
   CHECK_FALSE(serves("int8:row:recip", "int8:group256:recip", 520, 768));
   CHECK_FALSE(serves("int8:row:recip", "int8:group256:recip", 512, 772));
   CHECK_FALSE(serves("int8:row:recip", "int8:group256:recip:sr", 512, 768));
@@ -154,6 +155,7 @@ GPU_TEST("cuda pair: every source, both encodings") {
       for (const Numbers numbers_of : kNumbers)
         for (const auto& [rows, cols] :
              {std::pair{256, 768}, {272, 72}, {16, 8}, {640, 136}, {1024, 256}}) {
+          if (cols > 416 && dtype == DType::F32 && normalised(kind)) continue;  // one slice
           const Tensor x = numbers(numbers_of, rows, cols, dtype);
           for (const char* noise : {"", ":sr"})
             for (const char* group : {"group256", "group128"}) {
@@ -171,10 +173,10 @@ GPU_TEST("cuda pair: every source, both encodings") {
 GPU_TEST("cuda pair: wide rows, in slices") {
   for (const auto& [cols, dtype] : {std::pair{2304, DType::BF16},
                                     {3072, DType::BF16},
-                                    {4800, DType::BF16},
-                                    {6400, DType::BF16},
-                                    {1600, DType::F32},
-                                    {3072, DType::F32}})
+                                    {1600, DType::BF16},
+                                    {3328, DType::BF16},
+                                    {768, DType::F32},
+                                    {1536, DType::F32}})
     for (const Kind kind : {Kind::Plain, Kind::Gelu, Kind::GeluBackward})
       for (const Numbers numbers_of : {Numbers::Bell, Numbers::Special}) {
         const Tensor x = numbers(numbers_of, 528, cols, dtype);
@@ -183,11 +185,12 @@ GPU_TEST("cuda pair: wide rows, in slices") {
             return parse_spec("int8:" + tile + ":recip" + noise);
           };
           check_pair(kind, x, spec("row"), spec("group256"));
-          if (cols % 128 == 0) check_pair(kind, x, spec("group128"), spec("group128"));
+          if (cols % 128 == 0 && cols != 3328)  // whose slices would be 896 wide
+            check_pair(kind, x, spec("group128"), spec("group128"));
         }
       }
   for (const Kind kind : {Kind::LayerNorm, Kind::AddLayerNorm})
-    for (const std::int64_t cols : {1024, 1600})
+    for (const std::int64_t cols : {136, 776, 832})
       check_pair(kind, numbers(Numbers::Bell, 528, cols, DType::BF16), parse_spec("int8:row:recip"),
                  parse_spec("int8:group256:recip"));
 }
