@@ -19,19 +19,12 @@ struct Linear {
   DType dtype;
 
   void backward(Grads& g) const {
-    const Tensor dy = ops::contiguous(g.out()).flatten_rows();
-    if (bias && g.wants(2)) {
-      Grads::Sink db = g.sink(2);
-      const bool wider = dtype == DType::F64;
-      ops::column_sum_into(db.destination, wider ? dy.to(db.destination.dtype()) : dy,
-                           db.accumulate);
-    }
     const LinearRecipe& r = recipe;
     const bool wants_dx = g.wants(0), wants_dw = g.wants(1);
-    auto [for_dx, for_dw] = encode_dy(dy, wants_dx, wants_dw);
+    const std::pair<Value, Value> dy = encode_dy(g, wants_dx, wants_dw);
     if (wants_dx) {
       Tensor dx = matmul_nt(
-          for_dx, encode_dgrad_weight(*weight, r, w_key, dtype),
+          dy.first, encode_dgrad_weight(*weight, r, w_key, dtype),
           {.mode = r.dgrad.mode, .out = dtype, .bias = {}, .accumulation = r.dgrad.accumulation});
       if (r.fprop.lhs.custom) dx = r.fprop.lhs.custom->backward(dx, x.get().flatten_rows());
       g.add(0, dx.view(g.input_shape(0)));
@@ -40,26 +33,35 @@ struct Linear {
     if (r.fprop.rhs.custom) {
       const DType wide = dtype == DType::F64 ? DType::F64 : DType::F32;
       const Tensor dw = matmul_nt(
-          for_dw, wgrad_input(),
+          dy.second, wgrad_input(),
           {.mode = r.wgrad.mode, .out = wide, .bias = {}, .accumulation = r.wgrad.accumulation});
       g.add(1, r.fprop.rhs.custom->backward(dw, weight->dense(wide)));
       return;
     }
     Grads::Sink dw = g.sink(1);
-    matmul_nt_into(dw.destination, for_dw, wgrad_input(), r.wgrad.mode, dw.accumulate,
+    matmul_nt_into(dw.destination, dy.second, wgrad_input(), r.wgrad.mode, dw.accumulate,
                    r.wgrad.accumulation);
   }
 
-  // Both encodings of dy; one pass over it when both products are Real.
-  std::pair<Value, Value> encode_dy(const Tensor& dy, bool for_dx, bool for_dw) const {
-    const GemmRecipe &d = recipe.dgrad, &w = recipe.wgrad;
-    const bool both = for_dx && for_dw && d.mode == Mode::Real && w.mode == Mode::Real &&
-                      d.lhs.quant && w.lhs.quant && !forward_context().telemetry;
-    if (both) return encode_gradient(dy, d.lhs, w.lhs, dy_key);
-    std::pair<Value, Value> out;
-    if (for_dx) out.first = encode_operand(dy, d.lhs, d.mode, dy_key, false, "dgrad.lhs");
-    if (for_dw) out.second = encode_operand(dy, w.lhs, w.mode, dy_key, true, "wgrad.lhs");
-    return out;
+  // Both operands that are made of dy, and db beside them: by its producer, or here.
+  std::pair<Value, Value> encode_dy(Grads& g, bool for_dx, bool for_dw) const {
+    const bool for_db = bias && g.wants(2);
+    if (const Encoded* produced = g.encoded_out()) {
+      if (for_db) g.add(2, produced->column_sums());
+      return {*produced->find(*recipe.dgrad.lhs.quant),
+              *produced->find(*recipe.wgrad.lhs.quant, true)};
+    }
+    const Tensor dy = ops::contiguous(g.out()).flatten_rows();
+    EncodedGradient e = encode_gradient(dy, recipe, dy_key, for_dx, for_dw, for_db);
+    if (e.column_sums.defined()) {
+      g.add(2, std::move(e.column_sums));
+    } else if (for_db) {
+      Grads::Sink db = g.sink(2);
+      const bool wider = dtype == DType::F64;
+      ops::column_sum_into(db.destination, wider ? dy.to(db.destination.dtype()) : dy,
+                           db.accumulate);
+    }
+    return {std::move(e.for_dx), std::move(e.for_dw)};
   }
 
   Value wgrad_input() const {  // x̂ᵀ [K, M]
@@ -92,30 +94,41 @@ Var linear(const Var& x, Parameter& weight, Parameter* bias, const LinearRecipe&
   NIBBLE_CHECK(!bias || bias->shape() == Shape({w[0]}), "linear", "got bias {}, expected [{}]",
                bias->shape(), w[0]);
   const RngKey x_key = random_key("x"), w_key = random_key("w"), dy_key = random_key("dy");
-  const Tensor input = ops::contiguous(x.tensor());
-  const Tensor rows = input.flatten_rows();
-  const DType dtype = rows.dtype();
+  const DType dtype = x.dtype();
   const GemmRecipe& f = recipe.fprop;
 
-  Value lhs;
-  const auto* produced = std::get_if<Encoded>(&x.value());
-  const QTensor* ready =
-      produced && f.lhs.quant && f.mode == Mode::Real ? produced->find(*f.lhs.quant) : nullptr;
-  if (ready)
-    lhs = *ready;
-  else
-    lhs = encode_operand(rows, f.lhs, f.mode, x_key, false, "fprop.lhs");
+  // The producer's encodings, or both by one pass where both are wanted.
+  const auto* encoded = std::get_if<Encoded>(&x.value());
+  std::optional<Encoded> own;
+  if (!encoded) own = encode_input(ops::contiguous(x.tensor()), weight, recipe);
+  if (own) encoded = &*own;
+  const bool reads_codes = encoded && f.mode == Mode::Real && f.lhs.quant;
+  const QTensor* ready = reads_codes ? encoded->find(*f.lhs.quant) : nullptr;
+  const QTensor* ready_t =
+      encoded && recipe.wgrad.rhs.quant ? encoded->find(*recipe.wgrad.rhs.quant, true) : nullptr;
+  // Only what the encodings do not cover needs the values themselves.
+  const bool trains = Tape::active() && weight.requires_grad;
+  const bool keeps_codes = trains && recipe.save == Save::Encoded;
+  const bool keeps_x = f.lhs.custom || (trains && recipe.save == Save::Original);
+  Tensor input, rows;
+  if (!ready || keeps_x || (keeps_codes && !ready_t)) {
+    input = ops::contiguous(x.tensor());
+    rows = input.flatten_rows();
+  }
+
+  const Value lhs =
+      ready ? Value(*ready) : encode_operand(rows, f.lhs, f.mode, x_key, false, "fprop.lhs");
   const Value rhs = encode_weight(weight, f.rhs, f.mode, w_key, false, dtype, "fprop.rhs");
   Tensor y = matmul_nt(lhs, rhs,
                        {.mode = f.mode,
                         .out = dtype,
                         .bias = bias ? bias->dense(dtype) : Tensor(),
                         .accumulation = f.accumulation});
-  Shape shape = input.shape();
+  Shape shape = x.shape();
   shape[-1] = w[0];
 
   const Var weight_var(weight), bias_var = bias ? Var(*bias) : Var();
-  return record<Linear>({&x, &weight_var, &bias_var}, y.view(shape), [&] {
+  const Var out = record<Linear>({&x, &weight_var, &bias_var}, y.view(shape), [&] {
     Linear node{.x = {},
                 .x_code = {},
                 .weight = &weight,
@@ -125,15 +138,15 @@ Var linear(const Var& x, Parameter& weight, Parameter* bias, const LinearRecipe&
                 .w_key = w_key,
                 .dy_key = dy_key,
                 .dtype = dtype};
-    if (!weight.requires_grad && !f.lhs.custom) return node;  // nothing reads x again
-    const QTensor* transposed = produced && recipe.wgrad.rhs.quant
-                                    ? produced->find(*recipe.wgrad.rhs.quant, true)
-                                    : nullptr;
-    if (recipe.save == Save::Encoded && weight.requires_grad)
-      node.x_code = transposed ? *transposed : encode_for_wgrad(rows, lhs, recipe, x_key);
-    if (recipe.save == Save::Original || f.lhs.custom) node.x = Saved(input);
+    if (keeps_codes) node.x_code = ready_t ? *ready_t : encode_for_wgrad(rows, lhs, recipe, x_key);
+    if (keeps_x) node.x = Saved(input);
     return node;
   });
+  Tape* tape = Tape::active();
+  if (tape && out.tracked() && x.tracked() && weight.requires_grad)
+    if (auto wanted = wanted_of_gradient(recipe, dy_key, bias && bias->requires_grad))
+      tape->want(out, std::move(*wanted));
+  return out;
 }
 
 }  // namespace nibble

@@ -1,6 +1,8 @@
 // The recipe-driven linear layer and the fused classifier.
 #pragma once
 
+#include <optional>
+
 #include "autograd/tape.h"
 #include "quant/recipe.h"
 
@@ -10,6 +12,11 @@ namespace nibble {
 // K]; bias [N] or null, added in high precision; its gradient is the column sum of the unencoded
 // dy. Gradients pass straight through the encodings (a CustomQuantizer may bring its own).
 Var linear(const Var& x, Parameter& weight, Parameter* bias, const LinearRecipe& recipe);
+
+// What linear() under this recipe wants of its x, asked in the scope of its module before x is
+// made. Nothing where it reads the values, where no tape is recording, and where telemetry, an
+// observer or a search for not-finite values looks at them.
+std::optional<Wanted> wanted_of_input(const Parameter& weight, const LinearRecipe& recipe);
 
 struct ClassifierOptions {
   std::int64_t vocab_chunk = 8192;  // columns of logits that exist at a time

@@ -87,16 +87,13 @@ struct LinearCrossEntropy {
                                                      .accumulation = r.fprop.accumulation});
       ops::cross_entropy_backward(dlogits, dlogits, targets, lse, scale, begin);
       const RngKey& key = chunk_keys[static_cast<std::size_t>(i)];
-      if (wants_dx) {
-        const Value dy =
-            encode_operand(dlogits, r.dgrad.lhs, r.dgrad.mode, key, false, "dgrad.lhs");
-        matmul_nt_into(dx, dy, slice_cols(dgrad_w, begin, end), r.dgrad.mode, begin > 0,
+      const EncodedGradient dy = encode_gradient(dlogits, r, key, wants_dx, wants_dw, false);
+      if (wants_dx)
+        matmul_nt_into(dx, dy.for_dx, slice_cols(dgrad_w, begin, end), r.dgrad.mode, begin > 0,
                        r.dgrad.accumulation);
-      }
       if (wants_dw) {
-        const Value dy = encode_operand(dlogits, r.wgrad.lhs, r.wgrad.mode, key, true, "wgrad.lhs");
         Tensor part = dw.destination.slice(0, begin, end);
-        matmul_nt_into(part, dy, wgrad_x, r.wgrad.mode, dw.accumulate, r.wgrad.accumulation);
+        matmul_nt_into(part, dy.for_dw, wgrad_x, r.wgrad.mode, dw.accumulate, r.wgrad.accumulation);
       }
     }
     if (wants_dx) g.add(0, dx.to(work).view(g.input_shape(0)));

@@ -41,6 +41,33 @@ struct LayerNormNode {
   }
 };
 
+// The sum that a norm of it was formed with: h = x + r;  dx = dh, dr = dh
+struct Added {
+  static constexpr const char* name = "add";
+  void backward(Grads& g) const {
+    g.add(0, g.out());
+    g.add(1, g.out());
+  }
+};
+
+PairSource norm_source(const Tensor& x, Parameter& gamma, Parameter* beta, double epsilon) {
+  PairSource source;
+  source.kind = PairSource::Kind::LayerNorm;
+  source.x = x.flatten_rows();
+  source.gamma = gamma.dense(x.dtype());
+  if (beta) source.beta = beta->dense(x.dtype());
+  source.epsilon = epsilon;
+  return source;
+}
+
+Var record_norm(const Var& x, Parameter& gamma, Parameter* beta, Value y, const PairSource& source,
+                const Tensor& input) {
+  const Var gamma_var(gamma), beta_var = beta ? Var(*beta) : Var();
+  return record<LayerNormNode>({&x, &gamma_var, &beta_var}, std::move(y), [&] {
+    return LayerNormNode{Saved(input), source.mean, source.rstd, &gamma};
+  });
+}
+
 // dx = r(γdy − x̂·mean(γdy·x̂)), dγ = Σ dy·x̂
 struct RmsNormNode {
   static constexpr const char* name = "rms_norm";
@@ -114,15 +141,35 @@ Var matmul(const Var& a, const Var& b) {
   });
 }
 
-Var layer_norm(const Var& x, Parameter& gamma, Parameter* beta, double epsilon) {
+Var layer_norm(const Var& x, Parameter& gamma, Parameter* beta, double epsilon,
+               const std::optional<Wanted>& wanted) {
   const Tensor input = ops::contiguous(x.tensor());
-  const DType dtype = input.dtype();
-  ops::NormResult r =
-      ops::layer_norm(input, gamma.dense(dtype), beta ? beta->dense(dtype) : Tensor(), epsilon);
-  const Var gamma_var(gamma), beta_var = beta ? Var(*beta) : Var();
-  return record<LayerNormNode>({&x, &gamma_var, &beta_var}, r.y, [&] {
-    return LayerNormNode{Saved(input), r.mean, r.rstd, &gamma};
-  });
+  PairSource source = norm_source(input, gamma, beta, epsilon);
+  std::optional<Encoded> codes;
+  if (wanted) codes = encode_pair(source, input.shape(), *wanted);
+  if (codes) return record_norm(x, gamma, beta, std::move(*codes), source, input);
+  ops::NormResult r = ops::layer_norm(input, source.gamma, source.beta, epsilon);
+  source.mean = r.mean, source.rstd = r.rstd;
+  return record_norm(x, gamma, beta, r.y, source, input);
+}
+
+AddedNorm add_layer_norm(const Var& x, const Var& r, Parameter& gamma, Parameter* beta,
+                         double epsilon, const std::optional<Wanted>& wanted,
+                         const std::string& norm_module) {
+  if (wanted && x.shape() == r.shape() && x.dtype() == r.dtype()) {
+    PairSource source = norm_source(ops::contiguous(x.tensor()), gamma, beta, epsilon);
+    source.kind = PairSource::Kind::AddLayerNorm;
+    source.residual = ops::contiguous(r.tensor()).flatten_rows();
+    if (auto codes = encode_pair(source, x.shape(), *wanted)) {
+      const Tensor sum = source.sum.view(x.shape());
+      const Var added = record<Added>({&x, &r}, sum, [] { return Added{}; });
+      const ModuleScope scope(norm_module);
+      return {added, record_norm(added, gamma, beta, std::move(*codes), source, sum)};
+    }
+  }
+  const Var added = add(x, r);
+  const ModuleScope scope(norm_module);
+  return {added, layer_norm(added, gamma, beta, epsilon, wanted)};
 }
 
 Var rms_norm(const Var& x, Parameter& gamma, double epsilon) {

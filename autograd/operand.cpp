@@ -1,6 +1,10 @@
 #include "autograd/operand.h"
 
+#include <tuple>
+#include <utility>
+
 #include "autograd/context.h"
+#include "autograd/linear.h"
 #include "autograd/telemetry.h"
 #include "quant/scale_history.h"
 #include "tensor/ops.h"
@@ -29,6 +33,26 @@ QTensor encode(const Tensor& x, const QuantSpec& spec, const RngKey& key, bool t
   return transposed ? q.t_contiguous() : q;
 }
 
+// Both encodings of dy that Real products want.
+std::pair<QTensor, QTensor> encode_both(const Tensor& dy, const QuantSpec& spec,
+                                        const QuantSpec& spec_t, const RngKey& key) {
+  if (spec.calibration.history == 0 && spec_t.calibration.history == 0)
+    return quantize_pair(dy, spec, spec_t, key);
+  QTensor a = encode(dy, spec, key, false, "dgrad.lhs");
+  QTensor b = spec_t == spec.t() ? a.t_contiguous() : encode(dy, spec_t, key, true, "wgrad.lhs");
+  return {std::move(a), std::move(b)};
+}
+
+bool is_real(const GemmRecipe& gemm, const Encoding& operand) {
+  return gemm.mode == Mode::Real && operand.quant;
+}
+
+std::optional<Encoded> encode_plain(const Tensor& x, const Wanted& wanted) {
+  PairSource source;
+  source.x = x.flatten_rows();
+  return encode_pair(source, x.shape(), wanted);
+}
+
 Value transposed(const Value& matrix) {
   if (const auto* codes = std::get_if<QTensor>(&matrix)) return codes->t_contiguous();
   return std::get<Tensor>(matrix).t();
@@ -51,18 +75,6 @@ Value encode_operand(const Tensor& x, const Encoding& encoding, Mode mode, const
     out = transposed ? fake_quantize(x, spec.t(), key).t() : fake_quantize(x, spec, key);
   note(x, out, spec, transposed, role);
   return out;
-}
-
-std::pair<Value, Value> encode_gradient(const Tensor& dy, const Encoding& by_row,
-                                        const Encoding& transposed, const RngKey& key) {
-  const QuantSpec &spec = *by_row.quant, &spec_t = *transposed.quant;
-  if (spec.calibration.history == 0 && spec_t.calibration.history == 0) {
-    auto [a, b] = quantize_pair(dy, spec, spec_t, key);
-    return {std::move(a), std::move(b)};
-  }
-  QTensor a = encode(dy, spec, key, false, "dgrad.lhs");
-  QTensor b = spec_t == spec.t() ? a.t_contiguous() : encode(dy, spec_t, key, true, "wgrad.lhs");
-  return {std::move(a), std::move(b)};
 }
 
 Value encode_weight(Parameter& weight, const Encoding& encoding, Mode mode, const RngKey& key,
@@ -90,6 +102,56 @@ Value encode_wgrad_input(const Tensor& x, const LinearRecipe& recipe, const RngK
   if (w.rhs.source != Source::ReuseForward)
     return encode_operand(x, w.rhs, w.mode, x_key, true, "wgrad.rhs");
   return transposed(encode_operand(x, recipe.fprop.lhs, w.mode, x_key, false, "wgrad.rhs"));
+}
+
+std::optional<Wanted> wanted_of_input(const Parameter& weight, const LinearRecipe& recipe) {
+  const GemmRecipe &f = recipe.fprop, &w = recipe.wgrad;
+  const Tape* tape = Tape::active();
+  const bool watched = forward_context().telemetry || (tape && !tape->may_encode());
+  const bool trains = tape && weight.requires_grad;
+  if (!recipe.fuse || watched || !is_real(f, f.lhs) || !is_real(w, w.rhs)) return std::nullopt;
+  if (trains && recipe.save == Save::Original) return std::nullopt;  // wgrad reads x itself
+  return Wanted{.by_row = *f.lhs.quant,
+                .by_column = *w.rhs.quant,
+                .key = random_key("x"),
+                .transpose = trains,
+                .column_sums = false};
+}
+
+std::optional<Encoded> encode_input(const Tensor& x, const Parameter& weight,
+                                    const LinearRecipe& recipe) {
+  const std::optional<Wanted> wanted = wanted_of_input(weight, recipe);
+  return wanted ? encode_plain(x, *wanted) : std::nullopt;
+}
+
+std::optional<Wanted> wanted_of_gradient(const LinearRecipe& recipe, const RngKey& key,
+                                         bool column_sums) {
+  const GemmRecipe &d = recipe.dgrad, &w = recipe.wgrad;
+  const bool codes = is_real(d, d.lhs) && is_real(w, w.lhs);
+  if (!recipe.fuse || !codes || forward_context().telemetry) return std::nullopt;
+  return Wanted{.by_row = *d.lhs.quant,
+                .by_column = *w.lhs.quant,
+                .key = key,
+                .transpose = true,
+                .column_sums = column_sums};
+}
+
+EncodedGradient encode_gradient(const Tensor& dy, const LinearRecipe& recipe, const RngKey& key,
+                                bool for_dx, bool for_dw, bool column_sums) {
+  const GemmRecipe &d = recipe.dgrad, &w = recipe.wgrad;
+  const auto wanted =
+      for_dx && for_dw ? wanted_of_gradient(recipe, key, column_sums) : std::nullopt;
+  if (wanted)
+    if (const auto e = encode_plain(dy, *wanted))
+      return {*e->find(wanted->by_row), *e->find(wanted->by_column, true), e->column_sums()};
+  EncodedGradient out;
+  if (for_dx && for_dw && is_real(d, d.lhs) && is_real(w, w.lhs) && !forward_context().telemetry) {
+    std::tie(out.for_dx, out.for_dw) = encode_both(dy, *d.lhs.quant, *w.lhs.quant, key);
+    return out;
+  }
+  if (for_dx) out.for_dx = encode_operand(dy, d.lhs, d.mode, key, false, "dgrad.lhs");
+  if (for_dw) out.for_dw = encode_operand(dy, w.lhs, w.mode, key, true, "wgrad.lhs");
+  return out;
 }
 
 }  // namespace nibble

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <string_view>
-#include <utility>
 
 #include "autograd/parameter.h"
+#include "autograd/wanted.h"
 #include "quant/recipe.h"
 
 namespace nibble {
@@ -15,12 +15,7 @@ namespace nibble {
 Value encode_operand(const Tensor& x, const Encoding& encoding, Mode mode, const RngKey& key,
                      bool transposed, std::string_view role);
 
-// Both encodings of a gradient that Real products want, of dy and of dyᵀ.
-std::pair<Value, Value> encode_gradient(const Tensor& dy, const Encoding& by_row,
-                                        const Encoding& transposed, const RngKey& key);
-
-// The same as encode_operand for a weight, whose codes are cached until its next update. `dtype`:
-// of the activations.
+// The same for a weight, whose codes are cached until its next update. `dtype`: of the activations.
 Value encode_weight(Parameter& weight, const Encoding& encoding, Mode mode, const RngKey& key,
                     bool transposed, DType dtype, std::string_view role);
 
@@ -29,5 +24,21 @@ Value encode_weight(Parameter& weight, const Encoding& encoding, Mode mode, cons
 Value encode_dgrad_weight(Parameter& weight, const LinearRecipe& recipe, const RngKey& w_key,
                           DType dtype);
 Value encode_wgrad_input(const Tensor& x, const LinearRecipe& recipe, const RngKey& x_key);
+
+// What wanted_of_input (linear.h) says, by one pass over x, where a kernel serves.
+std::optional<Encoded> encode_input(const Tensor& x, const Parameter& weight,
+                                    const LinearRecipe& recipe);
+// What both backward products want of dy, if both want codes.
+std::optional<Wanted> wanted_of_gradient(const LinearRecipe& recipe, const RngKey& key,
+                                         bool column_sums);
+
+// dy [M, N] as the backward products read it. Its column sums, if asked for, only where the pass
+// that encodes has them on the way.
+struct EncodedGradient {
+  Value for_dx, for_dw;
+  Tensor column_sums;
+};
+EncodedGradient encode_gradient(const Tensor& dy, const LinearRecipe& recipe, const RngKey& key,
+                                bool for_dx, bool for_dw, bool column_sums);
 
 }  // namespace nibble

@@ -1,6 +1,7 @@
 // Differentiable operations: the forms of tensor/ops.h on Vars. Each is one node next to its
 // forward, with the gradient's formula above `backward`. Shapes, dtypes and errors are those of
-// nibble::ops.
+// nibble::ops. Where an operation takes what its reader wants (autograd/wanted.h), its result is an
+// Encoded if a kernel serves, without the values unless they are wanted too.
 #pragma once
 
 #include <optional>
@@ -43,7 +44,7 @@ Var relu(const Var& x);
 Var clamp(const Var& x, double low, double high);
 Var pow(const Var& x, double exponent);
 Var silu(const Var& x);
-Var gelu(const Var& x, ops::Gelu kind = ops::Gelu::Tanh);
+Var gelu(const Var& x, ops::Gelu kind = ops::Gelu::Tanh, const std::optional<Wanted>& wanted = {});
 Var cast(const Var& x, DType dtype);
 // Zeroes elements with probability p and scales the rest; the identity outside training
 // (ForwardContext) and for p = 0. The mask is drawn again in backward, not stored.
@@ -75,7 +76,16 @@ Var take_along_last(const Var& x, const Tensor& index);
 // y[..., :] = table[ids[...], :]; the table's gradient is summed in ascending position.
 Var embedding(const Tensor& ids, Parameter& table);
 Var matmul(const Var& a, const Var& b);
-Var layer_norm(const Var& x, Parameter& gamma, Parameter* beta, double epsilon = 1e-5);
+Var layer_norm(const Var& x, Parameter& gamma, Parameter* beta, double epsilon = 1e-5,
+               const std::optional<Wanted>& wanted = {});
+// x + r and its norm, by one pass where what is wanted allows it; `norm_module` is the path under
+// which the norm is recorded.
+struct AddedNorm {
+  Var sum, norm;
+};
+AddedNorm add_layer_norm(const Var& x, const Var& r, Parameter& gamma, Parameter* beta,
+                         double epsilon, const std::optional<Wanted>& wanted,
+                         const std::string& norm_module);
 Var rms_norm(const Var& x, Parameter& gamma, double epsilon = 1e-6);
 
 // Multi-head attention on packed projections qkv [B, T, 3·C] (order q, k, v; C = heads · D) → [B,

@@ -36,6 +36,21 @@ const Tensor& Var::tensor() const {
   return encoded->dense();
 }
 
+const Shape& Var::shape() const {
+  const auto* encoded = std::get_if<Encoded>(&value_);
+  return encoded ? encoded->shape() : tensor().shape();
+}
+DType Var::dtype() const {
+  const auto* encoded = std::get_if<Encoded>(&value_);
+  return encoded ? encoded->dtype() : tensor().dtype();
+}
+Device Var::device() const {
+  const auto* encoded = std::get_if<Encoded>(&value_);
+  return encoded && !encoded->dense().defined() && !encoded->encodings().empty()
+             ? encoded->encodings().front().device()
+             : tensor().device();
+}
+
 void* TapeArena::allocate(std::size_t bytes, std::size_t align) {
   used_ = (used_ + align - 1) / align * align;
   if (block_ < blocks_.size() && used_ + bytes > kBlock) ++block_, used_ = 0;
@@ -52,6 +67,7 @@ Tape* Tape::active() { return t_active; }
 
 Tape::Recording::Recording(Tape& tape) : previous_(t_active) {
   tape.clear();
+  tape.handovers_.clear();
   tape.recording_ = ++g_recordings;
   t_active = &tape;
 }
@@ -115,6 +131,12 @@ std::int32_t Tape::slot_of(const Var& input) {
   return slot;
 }
 
+const Tape::Node* Tape::maker_of(std::int32_t slot) const {
+  const auto at = std::find_if(nodes_.rbegin(), nodes_.rend(),
+                               [slot](const Node& node) { return node.output == slot; });
+  return at == nodes_.rend() ? nullptr : &*at;
+}
+
 Var Tape::append(const OpInfo& op, void* state, std::span<const Var* const> inputs, Value output) {
   // A valid node before anything can throw: its state is destroyed whatever happens, and a
   // backward pass that comes after all skips it.
@@ -127,6 +149,9 @@ Var Tape::append(const OpInfo& op, void* state, std::span<const Var* const> inpu
     if (slot >= 0) ++slots_[static_cast<std::size_t>(slot)].consumers;
     input_slots_.push_back(slot);
     ++node.inputs;
+    if (slot < 0 || !std::holds_alternative<Encoded>(v->value_)) continue;
+    if (const Node* maker = maker_of(slot))
+      handovers_.push_back({maker->op->name, node.module, false});
   }
   if (check_finite_) check_output(node, output);
   if (observer_)
@@ -139,6 +164,12 @@ Var Tape::append(const OpInfo& op, void* state, std::span<const Var* const> inpu
   result.slot_ = node.output;
   result.recording_ = recording_;
   return result;
+}
+
+void Tape::want(const Var& output, Wanted wanted) {
+  NIBBLE_CHECK(output.slot_ >= 0 && output.recording_ == recording_, "tape",
+               "want() needs an output that this tape recorded");
+  slots_[static_cast<std::size_t>(output.slot_)].wanted = std::move(wanted);
 }
 
 void Tape::backward(const Var& loss) {
@@ -161,19 +192,21 @@ void Tape::run_backward() {
   const MemoryScope memory{"workspace"};  // gradients of activations, and what their kernels need
   while (!nodes_.empty()) {
     const Node node = nodes_.back();
-    const Tensor& gradient = slots_[static_cast<std::size_t>(node.output)].grad;
-    if (gradient.defined()) {
+    const Slot& output = slots_[static_cast<std::size_t>(node.output)];
+    if (output.grad.defined() || output.encoded_grad) {
       const ModuleScope scope(*node.module);
       const ProfileRange range(node.op->name);
-      if (observer_) observer_->gradient(observed(), gradient);
+      if (observer_) observer_->gradient(observed(), output.grad);
       Grads grads(*this, node);
       node.op->backward(node.state, grads);
       if (check_finite_) check_gradients(node);
     }
     nodes_.pop_back();
     node.op->destroy(node.state);
-    if (!slots_[static_cast<std::size_t>(node.output)].watched)
-      slots_[static_cast<std::size_t>(node.output)].grad = Tensor();
+    if (Slot& done = slots_[static_cast<std::size_t>(node.output)]; !done.watched) {
+      done.grad = Tensor();
+      done.encoded_grad.reset();
+    }
     for (std::int32_t i = 0; i < node.inputs; ++i) {
       const std::int32_t s = input_slots_[static_cast<std::size_t>(node.first_input + i)];
       if (s < 0) continue;
@@ -243,7 +276,13 @@ std::string Tape::summary() const {
 }
 
 const Tensor& Grads::out() const {
-  return tape_.slots_[static_cast<std::size_t>(node_.output)].grad;
+  const Tape::Slot& output = tape_.slots_[static_cast<std::size_t>(node_.output)];
+  return output.encoded_grad ? output.encoded_grad->dense() : output.grad;
+}
+
+const Encoded* Grads::encoded_out() const {
+  const auto& encoded = tape_.slots_[static_cast<std::size_t>(node_.output)].encoded_grad;
+  return encoded ? &*encoded : nullptr;
 }
 
 Tape::Slot* Grads::slot(int input) const {
@@ -255,6 +294,12 @@ Tape::Slot* Grads::slot(int input) const {
 
 bool Grads::wants(int input) const { return slot(input) != nullptr; }
 
+const Wanted* Grads::wanted(int input) const {
+  const Tape::Slot* s = slot(input);
+  const bool alone = s && s->consumers == 1 && !s->grad.defined() && !s->encoded_grad;
+  return alone && !s->watched && s->wanted && tape_.may_encode() ? &*s->wanted : nullptr;
+}
+
 const Shape& Grads::input_shape(int input) const {
   NIBBLE_CHECK(wants(input), "grads", "input {} of {} is a constant", input, node_.op->name);
   return slot(input)->shape;
@@ -263,6 +308,19 @@ const Shape& Grads::input_shape(int input) const {
 void Grads::add(int input, Tensor gradient) {
   Tape::Slot* s = slot(input);
   if (s) tape_.accumulate(*s, std::move(gradient));
+}
+
+void Grads::add(int input, Encoded gradient) {
+  NIBBLE_CHECK(wanted(input), "grads", "input {} of {} wants no codes as its gradient", input,
+               node_.op->name);
+  Tape::Slot* s = slot(input);
+  NIBBLE_CHECK(gradient.shape() == s->shape && gradient.dtype() == s->dtype, "grads",
+               "got an encoded gradient {}{}, expected {}{}", gradient.dtype(), gradient.shape(),
+               s->dtype, s->shape);
+  s->encoded_grad = std::move(gradient);
+  const std::int32_t at = static_cast<std::int32_t>(s - tape_.slots_.data());
+  if (const Tape::Node* reader = tape_.maker_of(at))
+    tape_.handovers_.push_back({node_.op->name, reader->module, true});
 }
 
 Grads::Sink Grads::sink(int input) {

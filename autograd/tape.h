@@ -7,6 +7,7 @@
 #include <functional>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -15,6 +16,7 @@
 
 #include "autograd/observer.h"
 #include "autograd/var.h"
+#include "autograd/wanted.h"
 
 namespace nibble {
 
@@ -80,6 +82,16 @@ class Tape {
   // Sees every output and gradient (autograd/observer.h); null: nobody. It must outlive the passes.
   void set_observer(TapeObserver* observer) { observer_ = observer; }
   TapeObserver* observer() const { return observer_; }
+  // Nobody looks at what passes, so that tensors may exist as codes alone.
+  bool may_encode() const { return !observer_ && !check_finite_; }
+  // What operations encoded for the layer that reads it: its input, or the gradient of its output.
+  // Kept until the next recording.
+  struct Handover {
+    const char* producer;       // "layer_norm"
+    const std::string* reader;  // "blocks.0.attn.qkv"
+    bool gradient;
+  };
+  const std::vector<Handover>& handovers() const { return handovers_; }
   std::string summary() const;  // one line a node: name, module, output shape
   std::size_t size() const { return nodes_.size(); }
 
@@ -91,7 +103,9 @@ class Tape {
     const std::string* module;
   };
   struct Slot {
-    Tensor grad;  // in dtype, whatever the contributions came in
+    Tensor grad;                          // in dtype, whatever the contributions came in
+    std::optional<Encoded> encoded_grad;  // instead of it, where the only contribution was encoded
+    std::optional<Wanted> wanted;         // by the node that made the value, of its gradient
     Shape shape;
     DType dtype = DType::F32;
     Parameter* parameter = nullptr;
@@ -100,11 +114,14 @@ class Tape {
   };
   TapeArena& arena() { return arena_; }
   Var append(const OpInfo& op, void* state, std::span<const Var* const> inputs, Value output);
+  // What the node that made `output` wants of its gradient.
+  void want(const Var& output, Wanted wanted);
   static bool any_tracked(std::span<const Var* const> inputs);
 
  private:
   friend class Grads;
   std::int32_t slot_of(const Var& input);
+  const Node* maker_of(std::int32_t slot) const;  // of the slot's value; null for leaves
   void run_backward();
   void accumulate(Slot& slot, Tensor gradient);
   TapeObserver::Op observed() const;  // the last node
@@ -116,6 +133,7 @@ class Tape {
   std::vector<std::int32_t> input_slots_;
   std::vector<Slot> slots_;
   std::vector<std::pair<Parameter*, std::int32_t>> parameter_slots_;
+  std::vector<Handover> handovers_;
   std::function<void(Parameter&)> grad_ready_;
   std::uint64_t recording_ = 0;
   TapeObserver* observer_ = nullptr;
@@ -156,12 +174,17 @@ class Grads {
  public:
   Grads(Tape& tape, const Tape::Node& node) : tape_(tape), node_(node) {}
   const Tape& tape() const { return tape_; }
-  const Tensor& out() const;    // gradient of the node's output; any strides, maybe shared
+  const Tensor& out() const;  // gradient of the node's output; any strides, maybe shared
+  // The same as the node wanted it (Tape::want), where its producer served; else null.
+  const Encoded* encoded_out() const;
   bool wants(int input) const;  // false for constants and frozen parameters
+  // How the node that made the input wants its gradient, if this node's is all of it; else null.
+  const Wanted* wanted(int input) const;
   const Shape& input_shape(int input) const;
   // Adds to the gradient of an input; a broadcast input's gradient is summed back to its shape
   // here, once for all operations.
   void add(int input, Tensor gradient);
+  void add(int input, Encoded gradient);  // the answer to wanted(input)
   // Where to write an input's gradient directly, and whether to add to what is there. Call it once
   // an input, and then do write: products accumulate into parameters without a temporary.
   struct Sink {
@@ -203,10 +226,7 @@ template <class Node, class Make>
 Var record(std::span<const Var* const> inputs, Value output, Make&& make) {
   Tape* tape = Tape::active();
   if (!tape) UsedParameters::note(inputs);
-  if (!tape || !Tape::any_tracked(inputs)) {
-    if (auto* dense = std::get_if<Tensor>(&output)) return Var(std::move(*dense));
-    return Var(std::get<Encoded>(std::move(output)).dense());
-  }
+  if (!tape || !Tape::any_tracked(inputs)) return Var(std::move(output));
   static constexpr OpInfo kInfo{
       Node::name,
       [](const void* state, Grads& grads) { static_cast<const Node*>(state)->backward(grads); },

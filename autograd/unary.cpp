@@ -105,7 +105,17 @@ struct GeluNode {
   static constexpr const char* name = "gelu";
   Saved x;
   ops::Gelu kind;
-  void backward(Grads& g) const { g.add(0, ops::gelu_backward(ops::contiguous(g.out()), x, kind)); }
+  void backward(Grads& g) const {
+    const Tensor dy = ops::contiguous(g.out());
+    if (const Wanted* wanted = kind == ops::Gelu::Tanh ? g.wanted(0) : nullptr) {
+      PairSource source;
+      source.kind = PairSource::Kind::GeluBackward;
+      source.x = x.get().flatten_rows();
+      source.dy = dy.flatten_rows();
+      if (auto dx = encode_pair(source, dy.shape(), *wanted)) return g.add(0, std::move(*dx));
+    }
+    g.add(0, ops::gelu_backward(dy, x, kind));
+  }
 };
 
 }  // namespace
@@ -153,9 +163,16 @@ Var silu(const Var& x) {
   const Tensor input = ops::contiguous(x.tensor());
   return record<Silu>({&x}, ops::silu(input), [&] { return Silu{Saved(input)}; });
 }
-Var gelu(const Var& x, ops::Gelu kind) {
+Var gelu(const Var& x, ops::Gelu kind, const std::optional<Wanted>& wanted) {
   const Tensor input = ops::contiguous(x.tensor());
-  return record<GeluNode>({&x}, ops::gelu(input, kind), [&] {
+  std::optional<Encoded> codes;
+  if (wanted && kind == ops::Gelu::Tanh) {
+    PairSource source;
+    source.kind = PairSource::Kind::Gelu;
+    source.x = input.flatten_rows();
+    codes = encode_pair(source, input.shape(), *wanted);
+  }
+  return record<GeluNode>({&x}, codes ? Value(std::move(*codes)) : ops::gelu(input, kind), [&] {
     return GeluNode{Saved(input), kind};
   });
 }

@@ -66,8 +66,9 @@ Gpt2::Block::Block(const Gpt2Config& c, const Recipe& recipe, const std::string&
 
 Var Gpt2::Block::operator()(const Var& x) {
   const ModuleScope scope(path());  // the sums are the block's own
-  const Var h = x + attn_dropout(attn(ln1(x)));
-  return h + mlp_dropout(mlp(ln2(h)));
+  const Var attended = attn_dropout(attn(ln1(x, attn.qkv.wanted())));
+  const auto [h, normed] = ln2.after_add(x, attended, mlp.fc1.wanted());
+  return h + mlp_dropout(mlp(normed));
 }
 
 Var Gpt2::Block::extend(const Var& x, KvCache::Layer& layer, std::int64_t length) {

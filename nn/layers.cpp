@@ -13,6 +13,10 @@ Var Linear::operator()(const Var& x) {
   const ModuleScope scope(path());
   return linear(x, weight, bias ? &*bias : nullptr, recipe);
 }
+std::optional<Wanted> Linear::wanted() const {
+  const ModuleScope scope(path());
+  return wanted_of_input(weight, recipe);
+}
 void Linear::visit(Visitor& v) {
   v.parameter("weight", weight);
   if (bias) v.parameter("bias", *bias);
@@ -30,9 +34,12 @@ LayerNorm::LayerNorm(std::int64_t width, double eps, DType dtype, Device device)
     : weight(Tensor::full({width}, 1, dtype, device)),
       bias(Tensor::zeros({width}, dtype, device)),
       epsilon(eps) {}
-Var LayerNorm::operator()(const Var& x) {
+Var LayerNorm::operator()(const Var& x, const std::optional<Wanted>& wanted) {
   const ModuleScope scope(path());
-  return layer_norm(x, weight, &bias, epsilon);
+  return layer_norm(x, weight, &bias, epsilon, wanted);
+}
+AddedNorm LayerNorm::after_add(const Var& x, const Var& r, const std::optional<Wanted>& wanted) {
+  return add_layer_norm(x, r, weight, &bias, epsilon, wanted, path());
 }
 void LayerNorm::visit(Visitor& v) {
   v.parameter("weight", weight);
@@ -95,7 +102,7 @@ Var Mlp::operator()(const Var& x) {
   const Var hidden = fc1(x);
   const Var activated = [&] {
     const ModuleScope scope(path());
-    return gelu(hidden, gelu_kind);
+    return gelu(hidden, gelu_kind, fc2.wanted());
   }();
   return fc2(activated);
 }

@@ -24,6 +24,8 @@ class Linear : public Module {
  public:
   Linear(std::int64_t in, std::int64_t out, const LinearOptions& options = {});
   Var operator()(const Var& x);
+  // What it wants of the x that comes next, for whoever makes it (autograd/wanted.h).
+  std::optional<Wanted> wanted() const;
   void visit(Visitor& v) override;
 
   Parameter weight;  // [out, in]
@@ -45,7 +47,9 @@ class LayerNorm : public Module {
  public:
   explicit LayerNorm(std::int64_t width, double epsilon = 1e-5, DType dtype = DType::F32,
                      Device device = kCpu);
-  Var operator()(const Var& x);
+  Var operator()(const Var& x, const std::optional<Wanted>& wanted = {});
+  // x + r, recorded under the caller's module, and its norm.
+  AddedNorm after_add(const Var& x, const Var& r, const std::optional<Wanted>& wanted = {});
   void visit(Visitor& v) override;
 
   Parameter weight, bias;  // [width], 1 and 0

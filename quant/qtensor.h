@@ -56,8 +56,16 @@ class QTensor {
 class Encoded {
  public:
   Encoded() = default;
-  explicit Encoded(Tensor dense) : dense_(std::move(dense)) {}
+  explicit Encoded(Tensor dense)
+      : shape_(dense.shape()), dtype_(dense.dtype()), dense_(std::move(dense)) {}
+  // Of a tensor that is not kept, or not yet there; leading dimensions are the matrix's rows.
+  Encoded(const Shape& shape, DType dtype) : shape_(shape), dtype_(dtype) {}
+  const Shape& shape() const { return shape_; }
+  DType dtype() const { return dtype_; }
   const Tensor& dense() const { return dense_; }  // may be undefined
+  // Sums over the rows, F32 [cols]; undefined unless the producer was asked for them.
+  const Tensor& column_sums() const { return column_sums_; }
+  void set_column_sums(Tensor sums) { column_sums_ = std::move(sums); }
   // `transposed`: q encodes the matrix's transpose.
   void add(QTensor q, bool transposed = false) {
     encodings_.push_back(std::move(q));
@@ -68,7 +76,9 @@ class Encoded {
   const std::vector<QTensor>& encodings() const { return encodings_; }
 
  private:
-  Tensor dense_;
+  Shape shape_;
+  DType dtype_ = DType::F32;
+  Tensor dense_, column_sums_;
   std::vector<QTensor> encodings_;
   std::vector<bool> transposed_;
 };

@@ -56,6 +56,7 @@ struct LinearRecipe {
   std::string name = "none";
   GemmRecipe fprop, dgrad, wgrad;
   Save save = Save::Original;
+  bool fuse = true;  // producers of x and dy encode them where they can; the bits are the same
   bool empty() const { return fprop.empty() && dgrad.empty() && wgrad.empty(); }
   bool operator==(const LinearRecipe&) const = default;
 };
@@ -102,7 +103,8 @@ namespace recipes {
 std::vector<std::string> names();
 // "int8" · "int8,wgrad=none" · "none,fprop.rhs=int4:group128" · "int8,lm_head=on,tie=off" ·
 // "w8a8g8,moments.m=int8:row,moments=simulated" · "int8,layer:*.mlp.fc2=none" ·
-// "fp8_rowwise,accumulate=fast" (every real product) · "fp8_rowwise,fprop.accumulate=fast" · a
+// "fp8_rowwise,accumulate=fast" (every real product) · "fp8_rowwise,fprop.accumulate=fast" ·
+// "int8,fuse=off" · a
 // product's value is "none", a preset's name (its product is taken) or "LHS|RHS[|real[|fast]]" with
 // spec texts. Throws Error("recipe") naming the nearest known word.
 Recipe parse(std::string_view text);

@@ -14,7 +14,7 @@ const std::vector<std::string> kLinearKeys = {
     "fprop",      "fprop.lhs", "fprop.rhs", "fprop.accumulate",
     "dgrad",      "dgrad.lhs", "dgrad.rhs", "dgrad.accumulate",
     "wgrad",      "wgrad.lhs", "wgrad.rhs", "wgrad.accumulate",
-    "accumulate", "save",      "name"};
+    "accumulate", "save",      "fuse",      "name"};
 const std::vector<std::string> kModelKeys = {
     "name",      "linear.name", "lm_head", "tie",           "moments",          "moments.m",
     "moments.v", "weights",     "layers",  "layer:PATTERN", "layer:PATTERN/KEY"};
@@ -112,6 +112,10 @@ void apply_linear(LinearRecipe& r, std::string_view key, std::string_view value,
   }
   if (key == "save") {
     r.save = choose(kSave, key, value);
+    return;
+  }
+  if (key == "fuse") {
+    r.fuse = choose(kSwitch, key, value);
     return;
   }
   if (key == "accumulate") {
@@ -238,6 +242,7 @@ class Writer {
     if (now.dgrad != target.dgrad) set(prefix + "dgrad", to_text(target.dgrad));
     if (now.wgrad != target.wgrad) set(prefix + "wgrad", to_text(target.wgrad));
     if (now.save != target.save) set(prefix + "save", word_of(kSave, target.save));
+    if (now.fuse != target.fuse) set(prefix + "fuse", word_of(kSwitch, target.fuse));
   }
   void layer(const std::string& pattern, const LinearRecipe& target) {
     const auto& overrides = state_.recipe.overrides;

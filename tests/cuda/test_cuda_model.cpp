@@ -1,9 +1,6 @@
 // GPT-2 as a whole on both devices: losses, gradients and updates under every kind of recipe.
-#include "autograd/context.h"
-#include "autograd/tape.h"
-#include "models/gpt2.h"
-#include "optim/adam.h"
 #include "tests/cuda/lockstep.h"
+#include "tests/gpt2_steps.h"
 #include "tests/tensor_testing.h"
 
 using namespace nibble;
@@ -11,59 +8,17 @@ using namespace nibble::testing;
 
 namespace {
 
-Gpt2Config small(DType compute) {
-  Gpt2Config c;
-  c.vocab = 300, c.context = 64, c.layers = 2, c.heads = 2, c.width = 128, c.compute = compute;
-  c.vocab_chunk = 128;
-  return c;
-}
-
-Tensor tokens(std::uint32_t site, Device device) {
-  return Tensor::uniform({4, 64}, 0, 300, RngKey{5, site}).to(DType::I32).to(device);
-}
-
-struct Steps {
-  std::vector<double> losses;
-  std::vector<std::pair<std::string, Tensor>> gradients;  // of the first step
-  std::vector<std::pair<std::string, Tensor>> weights;    // at the end
-};
-
 Steps train(const std::string& recipe_text, DType compute, Device device, int steps,
             double dropout = 0) {
-  const Recipe recipe = recipes::parse(recipe_text);
-  Gpt2Config config = small(compute);
+  Gpt2Config config = small_gpt2(compute);
   config.embedding_dropout = config.attention_dropout = config.residual_dropout = dropout;
-  Gpt2 model(config, recipe, 42, device);
-  AdamOptions options;
-  options.m.codec = find_codec("dyn8:group256");
-  options.v.codec = find_codec("dynu8:group256");
-  AdamW adam({{parameters(model), 1, 0.1}}, options);
-  StepState state(device);
-  Tape tape;
-  Steps out;
-  for (int step = 0; step < steps; ++step) {
-    state.begin(static_cast<std::uint32_t>(step), 3e-3);
-    const ForwardScope scope({.training = true, .seed = 9, .step = state.step_pointer()});
-    const Tensor ids = tokens(1 + static_cast<std::uint32_t>(step % 2), device);
-    const Tape::Recording recording(tape);
-    const Var loss = model.loss(ids, ids);
-    out.losses.push_back(loss.item());
-    tape.backward(loss);
-    if (step == 0)
-      for (const Parameter* p : parameters(model))
-        out.gradients.emplace_back(p->name, p->grad().to(kCpu).clone());
-    clip_gradients(parameters(model), 1, state);
-    adam.step(state);
-  }
-  for (Parameter* p : parameters(model))
-    out.weights.emplace_back(p->name, p->dense().to(kCpu).clone());
-  return out;
+  return train_small_gpt2(recipe_text, config, device, steps);
 }
 
 }  // namespace
 
 GPU_TEST("cuda model: initial weights are the CPU's, bit for bit") {
-  Gpt2 a(small(DType::F32), {}, 42), b(small(DType::F32), {}, 42, kGpu);
+  Gpt2 a(small_gpt2(DType::F32), {}, 42), b(small_gpt2(DType::F32), {}, 42, kGpu);
   const std::vector<Parameter*> pa = parameters(a), pb = parameters(b);
   REQUIRE(pa.size() == pb.size());
   for (std::size_t i = 0; i < pa.size(); ++i)
@@ -112,4 +67,20 @@ GPU_TEST("cuda model: two trainings give the same bits") {
     for (std::size_t i = 0; i < a.weights.size(); ++i)
       check_bits(a.weights[i].second, b.weights[i].second, a.weights[i].first);
   }
+}
+
+GPU_TEST("cuda model: a step whose producers quantize has the bits of one where layers do") {
+  for (const std::string recipe : {"int8", "int8_block128", "int8,lm_head=on"})
+    for (const DType compute : {DType::F32, DType::BF16}) {
+      CAPTURE(recipe);
+      const Steps fused = train(recipe, compute, kGpu, 3, 0.1),
+                  apart = train(recipe + ",fuse=off", compute, kGpu, 3, 0.1);
+      CHECK(!fused.handovers.empty());
+      CHECK(apart.handovers.empty());
+      CHECK(fused.losses == apart.losses);
+      for (std::size_t i = 0; i < fused.gradients.size(); ++i)
+        check_bits(apart.gradients[i].second, fused.gradients[i].second, fused.gradients[i].first);
+      for (std::size_t i = 0; i < fused.weights.size(); ++i)
+        check_bits(apart.weights[i].second, fused.weights[i].second, fused.weights[i].first);
+    }
 }

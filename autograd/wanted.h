@@ -1,0 +1,26 @@
+// Wanted: what the reader of a tensor tells its producer before it runs, so that the pass that
+// makes the tensor encodes it as well (design.md, amendment 6).
+#pragma once
+
+#include <optional>
+
+#include "quant/one_pass.h"
+#include "quant/qtensor.h"
+
+namespace nibble {
+
+// The encodings of a matrix [M, C] that a linear layer's products read.
+struct Wanted {
+  QuantSpec by_row;          // of the matrix
+  QuantSpec by_column;       // of its transpose [C, M], for which it is stated
+  RngKey key;                // the reader's: the codes are those that it would make itself
+  bool transpose = true;     // whether `by_column` is read; evaluation does not
+  bool column_sums = false;  // sums over the rows are read: a bias's gradient
+};
+
+// One pass over `source` that writes what is wanted of the matrix it stands for, which is not kept
+// itself; `shape`: the tensor's, whose rows the matrix has. Allocates what else the source writes.
+// Nothing happens where no kernel serves.
+std::optional<Encoded> encode_pair(PairSource& source, const Shape& shape, const Wanted& wanted);
+
+}  // namespace nibble
