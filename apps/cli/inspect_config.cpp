@@ -85,7 +85,12 @@ void print_products(const std::vector<ProductRow>& products, bool all) {
       fmt::print("        dense, {}\n", p.route.name);
       continue;
     }
-    fmt::print("{}", wrap("        ", 9, fmt::format("{} × {}", p.lhs, p.rhs)));
+    const auto operand = [](const std::string& spec, const std::string& by) {
+      return by.empty() ? spec : fmt::format("{} (by {})", spec, by);
+    };
+    fmt::print("{}",
+               wrap("        ", 9,
+                    fmt::format("{} × {}", operand(p.lhs, p.lhs_by), operand(p.rhs, p.rhs_by))));
     fmt::print("{}", wrap("        ", 9,
                           fmt::format("{}, {}{}: {}", p.mode, p.route.name,
                                       p.route.is_fallback() ? " ← FALLBACK" : "", p.route.reason)));
@@ -133,6 +138,8 @@ Json json_of(const std::vector<Row>& rows, const std::vector<ProductRow>& produc
                                 {"flops", p.flops()},
                                 {"lhs", p.lhs},
                                 {"rhs", p.rhs},
+                                {"lhs_by", p.lhs_by},
+                                {"rhs_by", p.rhs_by},
                                 {"mode", p.mode},
                                 {"kernel", p.route.name},
                                 {"reason", p.route.reason},
@@ -161,9 +168,10 @@ int inspect_config(const InspectConfig& o) {
   Fit fit{memory_budget(o.device, o.memory), {}, ""};
   fit.batches = largest_batches(config, vocab, fit.budget.bytes);
   if (plan.peak > fit.budget.bytes) fit.change = what_would_fit(config, vocab, fit.budget.bytes);
+  const Producers producers = producers_of(config, vocab);
   const std::unique_ptr<LanguageModel> model = train::build_model(config, vocab, kMeta);
   const std::vector<Row> rows = parameter_rows(*model, o.all);
-  const std::vector<ProductRow> products = product_rows(*model, config, o.device, o.all);
+  const std::vector<ProductRow> products = product_rows(*model, config, producers, o.device, o.all);
   if (o.json) {
     fmt::print("{}\n", json_of(rows, products, plan, fit).dump(2));
     return 0;

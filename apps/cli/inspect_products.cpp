@@ -4,13 +4,14 @@
 
 #include <algorithm>
 
+#include "apps/train/sample_step.h"
 #include "quant/product_route.h"
 
 namespace nibble::cli {
 namespace {
 
 struct Layer {
-  std::string path;
+  std::string path, shown;
   LinearRecipe recipe;
   std::int64_t in, out;
 };
@@ -29,7 +30,7 @@ std::string text_of(const Encoding& e) {
 
 ProductRow product_row(const Layer& layer, const char* name, const GemmRecipe& p, std::int64_t m,
                        std::int64_t n, std::int64_t k, DType compute, Device device) {
-  ProductRow row{layer.path, name, m, n, k, text_of(p.lhs), text_of(p.rhs), "dense", {}};
+  ProductRow row{layer.shown, name, m, n, k, text_of(p.lhs), text_of(p.rhs), "", "", "dense", {}};
   const GemmRecipe& forward = layer.recipe.fprop;
   const auto a = spec_of(p.lhs, forward.lhs);
   const auto b = spec_of(p.rhs, std::string_view(name) == "wgrad" ? forward.lhs : forward.rhs);
@@ -53,15 +54,24 @@ std::string kind_of(const std::string& path) {
 
 }  // namespace
 
+Producers producers_of(train::TrainConfig config, std::int64_t dataset_vocab) {
+  config.model.checkpoint_blocks = false;  // a recomputed block has a tape of its own
+  train::SampleStep step(config, dataset_vocab, kMeta);
+  step.micro_step();
+  Producers out;
+  for (const Tape::Handover& h : step.tape().handovers()) out[{*h.reader, h.gradient}] = h.producer;
+  return out;
+}
+
 std::vector<ProductRow> product_rows(LanguageModel& model, const train::TrainConfig& config,
-                                     Device device, bool all) {
+                                     const Producers& producers, Device device, bool all) {
   std::vector<Layer> layers;
   bool has_head = false;
   std::int64_t width = 0;
   for_each_module(model, [&](Module& m) {
     if (const auto* linear = dynamic_cast<const Linear*>(&m)) {
       const Shape& shape = linear->weight.shape();
-      layers.push_back({m.path(), linear->recipe, shape[1], shape[0]});
+      layers.push_back({m.path(), m.path(), linear->recipe, shape[1], shape[0]});
       has_head |= m.path() == "lm_head";
       if (width == 0) width = shape[1];
     }
@@ -69,11 +79,15 @@ std::vector<ProductRow> product_rows(LanguageModel& model, const train::TrainCon
   // A tied head is no module: the embedding's table serves it.
   if (!has_head && width > 0)
     layers.push_back(
-        {"lm_head", recipes::parse(config.recipe).at("lm_head"), width, model.vocab()});
+        {"lm_head", "lm_head", recipes::parse(config.recipe).at("lm_head"), width, model.vocab()});
 
   const DType compute = config.model.compute == "bf16" ? DType::BF16 : DType::F32;
   const std::int64_t length = config.data.sequence ? config.data.sequence : model.context();
   const std::int64_t tokens = config.trainer.batch * length;
+  const auto by = [&](const Layer& layer, bool gradient) {
+    const auto at = producers.find({layer.path, gradient});
+    return at == producers.end() ? std::string() : at->second;
+  };
   std::vector<ProductRow> rows;
   std::vector<std::pair<std::string, LinearRecipe>> seen;
   for (Layer& layer : layers) {
@@ -84,11 +98,17 @@ std::vector<ProductRow> product_rows(LanguageModel& model, const train::TrainCon
       const bool other = std::any_of(seen.begin(), seen.end(),
                                      [&](const auto& s) { return s.first == kind.first; });
       seen.push_back(kind);
-      if (!other) layer.path = kind.first;
+      if (!other) layer.shown = kind.first;
     }
     const auto add = [&](const char* name, const GemmRecipe& p, std::int64_t m, std::int64_t n,
                          std::int64_t k) {
-      rows.push_back(product_row(layer, name, p, m, n, k, compute, device));
+      ProductRow row = product_row(layer, name, p, m, n, k, compute, device);
+      if (row.mode == "real") {
+        const bool forward = row.product == "fprop", weights = row.product == "wgrad";
+        row.lhs_by = by(layer, !forward);
+        if (weights) row.rhs_by = by(layer, false);
+      }
+      rows.push_back(std::move(row));
     };
     add("fprop", layer.recipe.fprop, tokens, layer.out, layer.in);
     add("dgrad", layer.recipe.dgrad, tokens, layer.in, layer.out);

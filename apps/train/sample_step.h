@@ -20,6 +20,7 @@ class SampleStep {
 
   LanguageModel& model() { return *model_; }
   const Optimizer& optimizer() const { return *optimizer_; }
+  const Tape& tape() const { return tape_; }
 
  private:
   const TrainConfig& config_;
