@@ -30,7 +30,7 @@ const std::vector<Support>& support_matrix() {
        .values_cuda = kNarrow,
        .gradients_cuda = kNarrow,
        .mixed_parameters = true},
-      {.functions = "layer_norm rms_norm",
+      {.functions = "layer_norm add_layer_norm rms_norm",
        .values_cpu = kFloat,
        .gradients_cpu = kFloat,
        .values_cuda = kNarrow,

@@ -186,7 +186,23 @@ std::vector<OpRow> norms() {
                        return naive_norm(r.x[0], r.p[0], beta ? r.p[1] : Tensor(), true, 1e-3);
                      }};
   };
+  static const std::string module = "norm";
   return {layer("beta", true), layer("no beta", false),
+          OpRow{.name = "add_layer_norm",
+                .variant = "",
+                .inputs = {{{4, 5}}, {{4, 5}}},
+                .parameters = {{{5}}, {{5}}},
+                .fn =
+                    [](const OpArgs& a) {
+                      const AddedNorm r =
+                          add_layer_norm(a.x[0], a.x[1], *a.p[0], a.p[1], 1e-3, {}, module);
+                      return r.sum + r.norm;
+                    },
+                .reference =
+                    [](const RefArgs& r) {
+                      const Tensor sum = ops::add(r.x[0], r.x[1]);
+                      return ops::add(sum, naive_norm(sum, r.p[0], r.p[1], true, 1e-3));
+                    }},
           OpRow{.name = "rms_norm",
                 .variant = "",
                 .inputs = {{{4, 5}}},

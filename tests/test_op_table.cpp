@@ -29,7 +29,7 @@ void check_same(const OpRow& row, const Result& expected, const Result& actual) 
 std::set<std::string> functions_of(const std::string& header) {
   std::ifstream file(std::string(NIBBLE_SOURCE_DIR) + "/autograd/" + header);
   REQUIRE(file.good());
-  const std::regex declaration(R"(^(?:inline )?Var ([a-z_]+|operator.)\()");
+  const std::regex declaration(R"(^(?:(?:inline )?Var|AddedNorm) ([a-z_]+|operator.)\()");
   std::set<std::string> names;
   std::smatch match;
   for (std::string line; std::getline(file, line);)

@@ -4,5 +4,6 @@ nibble_test(autograd
           test_tape.cpp test_tape_gradients.cpp test_checkpoint.cpp
   LINK nibble::autograd)
 nibble_test(linear
-  SOURCES test_linear.cpp test_linear_operands.cpp test_linear_cross_entropy.cpp test_delayed_scaling.cpp
+      test_delayed_scaling.cpp test_linear.cpp test_linear_cross_entropy.cpp test_linear_operands.cpp
+      test_producers.cpp
   LINK nibble::autograd)

@@ -175,6 +175,7 @@ class Builder {
       return shapes({plane_}, {{c, c}}), scaled_weights(), work(products(r, c, c));
     if (is("checkpoint"))  // backward runs the forward once more
       return shapes({plane_}, {{c, c}, line_}), scaled_weights(), work(products(r, c, c), 3);
+    if (is("add_layer_norm")) return shapes({cube_, cube_}, {line_, line_}, 11);
     if (is("layer_norm", "beta")) return shapes({cube_}, {line_, line_}, 8);
     if (is("layer_norm")) return shapes({cube_}, {line_}, 8);
     return is("rms_norm") && shapes({plane_}, {line_}, 6);
