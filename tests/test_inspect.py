@@ -150,6 +150,8 @@ class Inspect(TrainedCase):
         self.assertEqual([(p["m"], p["n"], p["k"]) for p in qkv.values()],
                          [(tokens, 48, 16), (tokens, 16, 48), (48, 16, tokens)])
         self.assertEqual({p["mode"] for p in qkv.values()}, {"real"})
+        # 64 tokens are less than a group: nobody encodes for the layer.
+        self.assertEqual({p["lhs_by"] + p["rhs_by"] for p in qkv.values()}, {""})
         memory = report["memory"]
         self.assertEqual(memory["parameters"], sum(p["bytes"] for p in report["parameters"]))
         categories = ("parameters", "gradients", "moments", "activations", "encodings", "logits", "workspace", "batch")
@@ -159,6 +161,22 @@ class Inspect(TrainedCase):
         self.assertEqual({p["mode"] for p in plain["products"]}, {"dense"})
         every = self.inspect(self.config, "--set", "model.layers=2", "--all")
         self.assertIn("blocks.1.mlp.fc1", {p["layer"] for p in every["products"]})
+
+    def test_producers(self):
+        """Which operations encode for the layers behind them."""
+        def producers(*settings):
+            report = self.inspect("gpt2.jsonnet", *(w for s in settings for w in ("--set", s)))
+            return {p["layer"].removeprefix("blocks.*."): (p["lhs_by"], p["rhs_by"])
+                    for p in report["products"] if p["product"] == "wgrad"}
+        layers = {"attn.qkv": ("", "layer_norm"), "attn.proj": ("", ""), "mlp.fc1": ("gelu", "layer_norm"),
+                  "mlp.fc2": ("", "gelu"), "lm_head": ("", "")}
+        self.assertEqual(producers("recipe=int8"), layers)
+        self.assertEqual(producers("recipe=int8_block128", "model.checkpoint_blocks=true"), layers)
+        nobody = dict.fromkeys(layers, ("", ""))
+        for recipe in ("none", "int8,fuse=off", "int8_rowwise", "w8a8g8"):
+            self.assertEqual(producers(f"recipe={recipe}"), nobody)
+        self.assertIn("int8:row:recip (by layer_norm) × int8:row:recip",
+                      self.ok("inspect", "gpt2.jsonnet", "--set", "recipe=int8"))
 
     def test_routes(self):
         """The kernels of a GPU, named by any build; what is slower than the recipe promises is marked."""
