@@ -98,10 +98,19 @@ Var linear(const Var& x, Parameter& weight, Parameter* bias, const LinearRecipe&
   const GemmRecipe& f = recipe.fprop;
 
   // The producer's encodings, or both by one pass where both are wanted.
+  Tensor input, rows;
+  const auto read_values = [&] {
+    if (input.defined()) return;
+    input = ops::contiguous(x.tensor());
+    rows = input.flatten_rows();
+  };
   const auto* encoded = std::get_if<Encoded>(&x.value());
   std::optional<Encoded> own;
-  if (!encoded) own = encode_input(ops::contiguous(x.tensor()), weight, recipe);
-  if (own) encoded = &*own;
+  if (!encoded) {
+    read_values();
+    own = encode_input(rows, weight, recipe);
+    if (own) encoded = &*own;
+  }
   const bool reads_codes = encoded && f.mode == Mode::Real && f.lhs.quant;
   const QTensor* ready = reads_codes ? encoded->find(*f.lhs.quant) : nullptr;
   const QTensor* ready_t =
@@ -110,11 +119,7 @@ Var linear(const Var& x, Parameter& weight, Parameter* bias, const LinearRecipe&
   const bool trains = Tape::active() && weight.requires_grad;
   const bool keeps_codes = trains && recipe.save == Save::Encoded;
   const bool keeps_x = f.lhs.custom || (trains && recipe.save == Save::Original);
-  Tensor input, rows;
-  if (!ready || keeps_x || (keeps_codes && !ready_t)) {
-    input = ops::contiguous(x.tensor());
-    rows = input.flatten_rows();
-  }
+  if (!ready || keeps_x || (keeps_codes && !ready_t)) read_values();
 
   const Value lhs =
       ready ? Value(*ready) : encode_operand(rows, f.lhs, f.mode, x_key, false, "fprop.lhs");

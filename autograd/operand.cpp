@@ -121,7 +121,7 @@ std::optional<Wanted> wanted_of_input(const Parameter& weight, const LinearRecip
 std::optional<Encoded> encode_input(const Tensor& x, const Parameter& weight,
                                     const LinearRecipe& recipe) {
   const std::optional<Wanted> wanted = wanted_of_input(weight, recipe);
-  return wanted ? encode_plain(x, *wanted) : std::nullopt;
+  return wanted && wanted->transpose ? encode_plain(x, *wanted) : std::nullopt;
 }
 
 std::optional<Wanted> wanted_of_gradient(const LinearRecipe& recipe, const RngKey& key,

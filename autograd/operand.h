@@ -25,7 +25,7 @@ Value encode_dgrad_weight(Parameter& weight, const LinearRecipe& recipe, const R
                           DType dtype);
 Value encode_wgrad_input(const Tensor& x, const LinearRecipe& recipe, const RngKey& x_key);
 
-// What wanted_of_input (linear.h) says, by one pass over x, where a kernel serves.
+// Both encodings that wanted_of_input (linear.h) names, by one pass over x, where a kernel serves.
 std::optional<Encoded> encode_input(const Tensor& x, const Parameter& weight,
                                     const LinearRecipe& recipe);
 // What both backward products want of dy, if both want codes.
