@@ -123,6 +123,16 @@ TEST_CASE("producers: a gradient with a second contribution is summed before it 
                         ops::Gelu::Tanh, true));
 }
 
+TEST_CASE("producers: gradients add up over micro-batches") {
+  const auto twice = [](const char* recipe) {
+    Net net;
+    run(net, Producer::Norm, linear_recipe(recipe), DType::BF16);
+    for (Parameter* p : net.all()) p->set_has_grad(true);
+    return run(net, Producer::AddedNorm, linear_recipe(recipe), DType::BF16);
+  };
+  check_same(twice("int8"), twice("int8,fuse=off"));
+}
+
 TEST_CASE("producers: frozen weights, biases and gains") {
   for (const char* frozen : {"w1", "b1", "gain", "w1 b1 w2 b2 gain offset"}) {
     CAPTURE(frozen);
