@@ -125,18 +125,11 @@ void run(const IntProduct& product, std::int64_t segment) {
 }  // namespace wg
 
 void int_gemm_wgmma(const IntProduct& p) {
-  const auto segment = [&](std::int64_t block) {
-    return segment_blocks(p.m(), p.n(), p.k, block) * block;
-  };
+  if (p.block < p.k) return int_gemm_grouped(p);
   // Sums of integers may be cut anywhere.
-  if (p.block >= p.k)
-    return wg::run<wg::Shape<256, wg::Blocks::Whole, false, 4>>(
-        p, p.plan.segment > 0 ? p.plan.segment : segment(128));
-  if (p.block > wg::kStep)
-    return wg::run<wg::Shape<192, wg::Blocks::Long, false, 4>>(p, segment(p.block));
-  if (p.b.tile_rows % 64 == 0 || p.b.tile_rows >= p.n())
-    return wg::run<wg::Shape<128, wg::Blocks::Steps, true, 5>>(p, segment(p.block));
-  wg::run<wg::Shape<128, wg::Blocks::Steps, false, 5>>(p, segment(p.block));
+  const std::int64_t segment =
+      p.plan.segment > 0 ? p.plan.segment : segment_blocks(p.m(), p.n(), p.k, 128) * 128;
+  wg::run<wg::Shape<256, wg::Blocks::Whole, false, 4>>(p, segment);
 }
 
 }  // namespace nibble::cuda

@@ -31,6 +31,15 @@ __device__ inline void arrive_at(std::uint32_t barrier, std::uint32_t rank) {
       "r"(rank)
       : "memory");
 }
+// The address of another block's barrier (or any of its shared memory), and arriving there.
+__device__ inline std::uint32_t address_in(std::uint32_t rank, std::uint32_t address) {
+  std::uint32_t remote;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
+  return remote;
+}
+__device__ inline void arrive_remote(std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
 __device__ inline void arrive_expecting(std::uint32_t barrier, std::uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
@@ -170,6 +179,10 @@ __device__ inline void sync_threads(std::uint32_t name, std::uint32_t threads) {
 __device__ inline std::uint64_t swizzled_rows(std::uint32_t address) {
   return (std::uint64_t{1} << 62) | (std::uint64_t{1024 / 16} << 32) | (std::uint64_t{1} << 16) |
          ((address & 0x3ffff) >> 4);
+}
+// The operand `bytes` further on, in 32-bit arithmetic.
+__device__ inline std::uint64_t rows_after(std::uint64_t rows, std::uint32_t bytes) {
+  return (rows & 0xffffffff00000000) | (static_cast<std::uint32_t>(rows) + bytes / 16);
 }
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void wgmma_commit() {

@@ -1,0 +1,192 @@
+// Parts of the kernel of products with local scales (int_gemm_grouped.cu): the work items, shared
+// memory and the producers that fill it.
+#pragma once
+
+#include "quant/cuda/product.cuh"
+#include "quant/cuda/ptx/wgmma_s8.cuh"
+#include "tensor/cuda/hopper.cuh"
+
+namespace nibble::cuda::grouped {
+
+inline constexpr std::uint32_t kGroups = 3;           // consumer warpgroups, 64 rows each
+inline constexpr std::uint32_t kRows = 64 * kGroups;  // of a tile
+inline constexpr std::uint32_t kCols = 128;
+inline constexpr std::uint32_t kStep = 128;  // codes of a stage: one swizzled row of 128 bytes
+inline constexpr std::uint32_t kStages = 4, kScaleStages = 2;
+inline constexpr std::uint32_t kThreads = 128 * (1 + kGroups);  // producers, consumers
+inline constexpr std::uint32_t kScaleThreads = 96;
+inline constexpr std::uint32_t kWarps = 4 * kGroups;  // that consume
+inline constexpr std::uint32_t kQuad = 4;  // contraction blocks whose scales come at once
+
+// Shared memory by its address, which the compiler then keeps in a register.
+__device__ inline void store_shared(std::uint32_t to, float x) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(x) : "memory");
+}
+__device__ inline void store_shared(std::uint32_t to, float x, float y) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(x), "f"(y) : "memory");
+}
+__device__ inline float load_shared(std::uint32_t from) {
+  float x;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(from));
+  return x;
+}
+__device__ inline void load_shared(float (&x)[2], std::uint32_t from) {
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x[0]), "=f"(x[1]) : "r"(from));
+}
+__device__ inline void load_shared(float (&x)[4], std::uint32_t from) {
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+               : "r"(from));
+}
+
+struct Problem {
+  Scales a, b;
+  std::uint32_t m, n;
+  std::uint32_t block_steps;     // steps of a contraction block
+  std::uint32_t blocks;          // of the contraction
+  std::uint32_t segment_blocks;  // of a segment
+  std::uint32_t segments;
+  std::uint32_t down, across;  // clusters of tiles
+  bool quads_a, quads_b;       // scales of kQuad blocks are aligned
+  bool boxes;                  // results leave through the copy engine as bf16
+  std::uint32_t tiles;
+  float4* partial;       // [segments, tiles]: sums, a tile's in the order of its threads
+  std::uint32_t* flags;  // [tiles, kGroups, segments]
+
+  __device__ std::uint32_t items() const { return segments * down * across; }
+};
+
+// kDown × kAcross tiles of a cluster share rows of a and b. kBlockSteps: steps of a contraction
+// block, 0 for any number. kSharedB: 64 columns of b in a row have one scale.
+template <std::uint32_t kDown_, std::uint32_t kAcross_, std::uint32_t kBlockSteps_, bool kSharedB_>
+struct Shape {
+  static constexpr std::uint32_t kDown = kDown_, kAcross = kAcross_, kCluster = kDown * kAcross;
+  static constexpr bool kSharedB = kSharedB_;
+  static constexpr std::uint32_t kBlockSteps = kBlockSteps_;
+  static constexpr std::uint32_t kColumnScales = kSharedB ? kCols / 64 : kCols;
+  static constexpr std::uint32_t kStageA = kRows * kStep, kStage = kStageA + kCols * kStep;
+  static constexpr std::uint32_t kBox = 16 * 128, kBoxes = kCols / 64;  // a warp's results
+  // Offsets in shared memory, from a multiple of 1024.
+  static constexpr std::uint32_t kOut = kStages * kStage;
+  static constexpr std::uint32_t kBias = kOut + kWarps * kBoxes * kBox;
+  static constexpr std::uint32_t kScales = kBias + kGroups * kCols * 4;
+  static constexpr std::uint32_t kScaleBlock = (kRows + kColumnScales) * 4;
+  static constexpr std::uint32_t kScaleStage = kQuad * kScaleBlock;
+  static constexpr std::uint32_t kFull = kScales + kScaleStages * kScaleStage;
+  static constexpr std::uint32_t kEmpty = kFull + kStages * 8;
+  static constexpr std::uint32_t kScaleFull = kEmpty + kStages * 8;
+  static constexpr std::uint32_t kScaleEmpty = kScaleFull + kScaleStages * 8;
+  static constexpr std::uint32_t kWord = kScaleEmpty + kScaleStages * 8;  // one a group
+  static constexpr std::uint32_t kBytes = kWord + kGroups * 4;
+  static_assert(kBytes <= 227 * 1024);
+  // Blocks of a cluster whose copies reach a block: its row and its column.
+  static constexpr std::uint32_t kSharers = kDown + kAcross - 1;
+};
+
+// An item: one segment of a cluster's tiles. Within a segment, groups of rows of tiles share
+// operands in the L2.
+struct Item {
+  std::uint32_t row, col, first_block, blocks, segment, tile;
+
+  template <class S>
+  __device__ Item(S, const Problem& p, std::uint32_t index, std::uint32_t rank) {
+    constexpr std::uint32_t kHeight = 8;
+    const std::uint32_t tiles = p.down * p.across;
+    segment = index / tiles;
+    const std::uint32_t at = index % tiles;
+    const std::uint32_t first = at / (kHeight * p.across) * kHeight;
+    const std::uint32_t height = min(kHeight, p.down - first), within = at % (kHeight * p.across);
+    const std::uint32_t i = (first + within % height) * S::kDown + rank / S::kAcross,
+                        j = within / height * S::kAcross + rank % S::kAcross;
+    row = i * kRows;
+    col = j * kCols;
+    tile = i * p.across * S::kAcross + j;
+    first_block = segment * p.segment_blocks;
+    blocks = min(p.segment_blocks, p.blocks - first_block);
+  }
+};
+
+// Where a walk over stages stands.
+template <std::uint32_t kCount>
+struct Ring {
+  std::uint32_t stage = 0, parity = 0;
+
+  __device__ void advance() {
+    if (++stage == kCount) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// One thread: this block's share of the codes of a and b, for its row and its column of the
+// cluster. The last contraction block may end beyond k: the copy engine brings zeros.
+template <class S>
+__device__ void produce_codes(const Problem& p, const CUtensorMap& map_a, const CUtensorMap& map_b,
+                              std::uint32_t base, std::uint32_t rank, std::uint32_t first,
+                              std::uint32_t stride) {
+  constexpr std::uint32_t kShareA = kRows / S::kAcross, kShareB = kCols / S::kDown;
+  const std::uint32_t i = rank / S::kAcross, j = rank % S::kAcross;
+  std::uint32_t column = 0;  // the blocks below and above
+#pragma unroll
+  for (std::uint32_t d = 0; d < S::kDown; ++d) column |= 1u << (d * S::kAcross + j);
+  const auto to_row = static_cast<std::uint16_t>(((1u << S::kAcross) - 1) << (i * S::kAcross));
+  const auto to_column = static_cast<std::uint16_t>(column);
+  Ring<kStages> ring;
+  for (std::uint32_t index = first; index < p.items(); index += stride) {
+    const Item item(S{}, p, index, rank);
+    std::uint32_t k = item.first_block * p.block_steps * kStep;
+    for (std::uint32_t step = item.blocks * p.block_steps; step > 0; --step, ring.advance()) {
+      const std::uint32_t a = base + ring.stage * S::kStage + j * kShareA * kStep,
+                          b = base + ring.stage * S::kStage + S::kStageA + i * kShareB * kStep,
+                          full = base + S::kFull + ring.stage * 8;
+      hopper::wait(base + S::kEmpty + ring.stage * 8, ring.parity ^ 1);
+      hopper::arrive_expecting(full, S::kStage);
+      hopper::load_tile_to(to_row, a, map_a, full, k, item.row + j * kShareA);
+      hopper::load_tile_to(to_column, b, map_b, full, k, item.col + i * kShareB);
+      k += kStep;
+    }
+  }
+}
+
+// kScaleThreads threads: the scales of a's and b's rows, those of kQuad blocks at once since they
+// share a sector of memory; in shared memory a block's lie together.
+template <class S>
+__device__ void produce_scales(const Problem& p, std::uint32_t base, std::uint32_t rank,
+                               std::uint32_t thread, std::uint32_t first, std::uint32_t stride) {
+  constexpr std::uint32_t kOperands = kRows + S::kColumnScales;
+  constexpr std::uint32_t kColsApart = kCols / S::kColumnScales;
+  Ring<kScaleStages> ring;
+  for (std::uint32_t index = first; index < p.items(); index += stride) {
+    const Item item(S{}, p, index, rank);
+    const std::uint32_t end = item.first_block + item.blocks;
+    for (std::uint32_t block = item.first_block / kQuad * kQuad; block < end;
+         block += kQuad, ring.advance()) {
+      hopper::wait(base + S::kScaleEmpty + ring.stage * 8, ring.parity ^ 1);
+#pragma unroll 1
+      for (std::uint32_t at = thread; at < kOperands; at += kScaleThreads) {
+        const Scales& s = at < kRows ? p.a : p.b;
+        const std::uint32_t row = at < kRows ? min(item.row + at, p.m - 1)
+                                             : min(item.col + (at - kRows) * kColsApart, p.n - 1);
+        const float* const from = s.scales + s.index(row, 0);
+        float x[kQuad];
+        if (at < kRows ? p.quads_a : p.quads_b) {
+          const auto v = load_vector<float, kQuad>(from + block);
+#pragma unroll
+          for (std::uint32_t i = 0; i < kQuad; ++i) x[i] = v.v[i];
+        } else {
+#pragma unroll
+          for (std::uint32_t i = 0; i < kQuad; ++i)
+            x[i] = __ldg(from + min(block + i, s.columns - 1));
+        }
+#pragma unroll
+        for (std::uint32_t i = 0; i < kQuad; ++i)
+          store_shared(
+              base + S::kScales + ring.stage * S::kScaleStage + i * S::kScaleBlock + at * 4, x[i]);
+      }
+      hopper::arrive(base + S::kScaleFull + ring.stage * 8);
+    }
+  }
+}
+
+}  // namespace nibble::cuda::grouped
