@@ -10,8 +10,6 @@ namespace nibble::cuda::grouped {
 template <class S>
 struct Consumer {
   static constexpr int kSums = kCols / 2;  // a thread's
-  // A segment's flag: its sums are in its part, or those of all before it in the part before.
-  static constexpr std::uint32_t kUntouched = 0, kStored = 1, kTurn = 2;
 
   const Problem& p;
   const CUtensorMap& map_c;
@@ -118,73 +116,47 @@ struct Consumer {
 
   // ---- results ----------------------------------------------------------------------------------
 
-  // The part of `partial` of a segment, this thread's share.
-  __device__ float4* part(const Item& item, std::uint32_t segment) const {
-    const std::int64_t tile = std::int64_t{segment} * p.tiles + item.tile;
-    return p.partial + (tile * kGroups + group) * (kSums / 4) * 128 + thread;
-  }
-  __device__ void store_part(float4* to) const {
-#pragma unroll
-    for (int i = 0; i < kSums / 4; ++i)
-      __stcg(to + i * 128, make_float4(results[i * 4], results[i * 4 + 1], results[i * 4 + 2],
-                                       results[i * 4 + 3]));
-    __threadfence();
-  }
-  __device__ void add_part(const float4* from) {
-#pragma unroll
-    for (int i = 0; i < kSums / 4; ++i) {
-      const float4 x = __ldcg(from + i * 128);
-      results[i * 4] = __fadd_rn(results[i * 4], x.x);
-      results[i * 4 + 1] = __fadd_rn(results[i * 4 + 1], x.y);
-      results[i * 4 + 2] = __fadd_rn(results[i * 4 + 2], x.z);
-      results[i * 4 + 3] = __fadd_rn(results[i * 4 + 3], x.w);
-    }
-  }
-  // What a segment's flag was; it becomes `to` if it was kUntouched.
-  __device__ std::uint32_t touch(std::uint32_t* flag, std::uint32_t to) const {
-    const std::uint32_t word = base + S::kWord + group * 4;
-    sync();  // what was stored is there for all, and the word has been read
-    if (leads()) {
-      store_shared(word, __uint_as_float(atomicCAS(flag, kUntouched, to)));
-      __threadfence();
-    }
-    sync();
-    return __float_as_uint(load_shared(word));
-  }
-  // Segments are added in their order, by whoever finds two neighbours ready: nobody waits. A
-  // segment leaves its sums in its part and goes, unless all before it have been added; then it
-  // adds those after it that are ready and leaves the sum in the part of the last of them. True
-  // when these registers hold the whole sum.
-  __device__ bool join(const Item& item) {
+  // The item's share joins those of earlier segments, in order. True when it is the last.
+  __device__ bool take_turn(const Item& item) {
     if (p.segments == 1) return true;
-    std::uint32_t* const flags = p.flags + (item.tile * kGroups + group) * p.segments;
-    std::uint32_t s = item.segment;
-    if (s > 0) {
-      if (touch(flags + s, kUntouched) != kTurn) {
-        store_part(part(item, s));
-        if (touch(flags + s, kStored) != kTurn) return false;
+    volatile std::uint32_t* const turn = p.turn + item.tile * kGroups + group;
+    constexpr int kFours = kSums / 4;
+    float4* const partial =
+        p.partial + (std::int64_t{item.tile} * kGroups + group) * kFours * 128 + thread;
+    float* const f = results;
+    if (item.segment > 0) {
+      if (leads())
+        while (*turn != item.segment) __nanosleep(64);
+      __threadfence();
+      sync();
+#pragma unroll
+      for (int i = 0; i < kFours; ++i) {
+        const float4 before = __ldcg(partial + i * 128);
+        f[i * 4] = __fadd_rn(before.x, f[i * 4]);
+        f[i * 4 + 1] = __fadd_rn(before.y, f[i * 4 + 1]);
+        f[i * 4 + 2] = __fadd_rn(before.z, f[i * 4 + 2]);
+        f[i * 4 + 3] = __fadd_rn(before.w, f[i * 4 + 3]);
       }
-      add_part(part(item, s - 1));
     }
-    while (++s < p.segments) {
-      if (touch(flags + s, kUntouched) != kStored) {
-        store_part(part(item, s - 1));
-        if (touch(flags + s, kTurn) != kStored) return false;
-      }
-      add_part(part(item, s));
-    }
-    return true;
+    if (item.segment + 1 == p.segments) return true;
+#pragma unroll
+    for (int i = 0; i < kFours; ++i)
+      __stcg(partial + i * 128, make_float4(f[i * 4], f[i * 4 + 1], f[i * 4 + 2], f[i * 4 + 3]));
+    __threadfence();
+    sync();
+    if (leads()) *turn = item.segment + 1;
+    return false;
   }
 
   // Bias comes while the products are formed.
   __device__ void fetch_bias(const Item& item) const {
-    if (!out.bias) return;
+    if (!p.bias) return;
     sync();  // the tile before has read its own
     copy4_async(base + S::kBias + (group * kCols + thread) * 4,
-                out.bias + min(item.col + thread, p.n - 1));
+                p.bias + min(item.col + thread, p.n - 1));
   }
   __device__ void add_bias() {
-    if (!out.bias) return;
+    if (!p.bias) return;
     wait_for_copies<0>();
     sync();
 #pragma unroll
@@ -269,7 +241,7 @@ struct Consumer {
     }
   }
   __device__ void end(const Item& item) {
-    if (!join(item)) return;
+    if (!take_turn(item)) return;
     add_bias();
     if (p.boxes)
       write_boxes(item);
@@ -279,8 +251,8 @@ struct Consumer {
       write_runs(item);
   }
 
-  __device__ void consume(std::uint32_t first, std::uint32_t stride) {
-    for (std::uint32_t index = first; index < p.items(); index += stride) {
+  __device__ void consume(std::uint32_t cluster) {
+    for (std::uint32_t index = cluster; index < p.items(); index += p.clusters) {
       const Item item(S{}, p, index, rank);
       fetch_bias(item);
 #pragma unroll

@@ -41,6 +41,7 @@ __device__ inline void load_shared(float (&x)[4], std::uint32_t from) {
 
 struct Problem {
   Scales a, b;
+  const float* bias;  // may be null
   std::uint32_t m, n;
   std::uint32_t block_steps;     // steps of a contraction block
   std::uint32_t blocks;          // of the contraction
@@ -49,9 +50,9 @@ struct Problem {
   std::uint32_t down, across;  // clusters of tiles
   bool quads_a, quads_b;       // scales of kQuad blocks are aligned
   bool boxes;                  // results leave through the copy engine as bf16
-  std::uint32_t tiles;
-  float4* partial;       // [segments, tiles]: sums, a tile's in the order of its threads
-  std::uint32_t* flags;  // [tiles, kGroups, segments]
+  std::uint32_t clusters;      // at work
+  float4* partial;             // sums of earlier segments, a tile's in the order of its threads
+  std::uint32_t* turn;         // [tiles, kGroups]: segments that are in `partial`
 
   __device__ std::uint32_t items() const { return segments * down * across; }
 };
@@ -76,15 +77,15 @@ struct Shape {
   static constexpr std::uint32_t kEmpty = kFull + kStages * 8;
   static constexpr std::uint32_t kScaleFull = kEmpty + kStages * 8;
   static constexpr std::uint32_t kScaleEmpty = kScaleFull + kScaleStages * 8;
-  static constexpr std::uint32_t kWord = kScaleEmpty + kScaleStages * 8;  // one a group
-  static constexpr std::uint32_t kBytes = kWord + kGroups * 4;
+  static constexpr std::uint32_t kBytes = kScaleEmpty + kScaleStages * 8;
   static_assert(kBytes <= 227 * 1024);
   // Blocks of a cluster whose copies reach a block: its row and its column.
   static constexpr std::uint32_t kSharers = kDown + kAcross - 1;
 };
 
-// An item: one segment of a cluster's tiles. Within a segment, groups of rows of tiles share
-// operands in the L2.
+// An item: one segment of a cluster's tiles. Segments come one after the other, so that whoever
+// waits for an earlier segment waits for an item that began before its own. Within one, groups of
+// rows of tiles share operands in the L2.
 struct Item {
   std::uint32_t row, col, first_block, blocks, segment, tile;
 
@@ -123,27 +124,26 @@ struct Ring {
 // cluster. The last contraction block may end beyond k: the copy engine brings zeros.
 template <class S>
 __device__ void produce_codes(const Problem& p, const CUtensorMap& map_a, const CUtensorMap& map_b,
-                              std::uint32_t base, std::uint32_t rank, std::uint32_t first,
-                              std::uint32_t stride) {
+                              std::uint32_t base, std::uint32_t rank, std::uint32_t cluster) {
   constexpr std::uint32_t kShareA = kRows / S::kAcross, kShareB = kCols / S::kDown;
-  const std::uint32_t i = rank / S::kAcross, j = rank % S::kAcross;
+  const std::uint32_t down = rank / S::kAcross, across = rank % S::kAcross;
   std::uint32_t column = 0;  // the blocks below and above
 #pragma unroll
-  for (std::uint32_t d = 0; d < S::kDown; ++d) column |= 1u << (d * S::kAcross + j);
-  const auto to_row = static_cast<std::uint16_t>(((1u << S::kAcross) - 1) << (i * S::kAcross));
+  for (std::uint32_t d = 0; d < S::kDown; ++d) column |= 1u << (d * S::kAcross + across);
+  const auto to_row = static_cast<std::uint16_t>(((1u << S::kAcross) - 1) << (down * S::kAcross));
   const auto to_column = static_cast<std::uint16_t>(column);
   Ring<kStages> ring;
-  for (std::uint32_t index = first; index < p.items(); index += stride) {
+  for (std::uint32_t index = cluster; index < p.items(); index += p.clusters) {
     const Item item(S{}, p, index, rank);
     std::uint32_t k = item.first_block * p.block_steps * kStep;
     for (std::uint32_t step = item.blocks * p.block_steps; step > 0; --step, ring.advance()) {
-      const std::uint32_t a = base + ring.stage * S::kStage + j * kShareA * kStep,
-                          b = base + ring.stage * S::kStage + S::kStageA + i * kShareB * kStep,
+      const std::uint32_t a = base + ring.stage * S::kStage + across * kShareA * kStep,
+                          b = base + ring.stage * S::kStage + S::kStageA + down * kShareB * kStep,
                           full = base + S::kFull + ring.stage * 8;
       hopper::wait(base + S::kEmpty + ring.stage * 8, ring.parity ^ 1);
       hopper::arrive_expecting(full, S::kStage);
-      hopper::load_tile_to(to_row, a, map_a, full, k, item.row + j * kShareA);
-      hopper::load_tile_to(to_column, b, map_b, full, k, item.col + i * kShareB);
+      hopper::load_tile_to(to_row, a, map_a, full, k, item.row + across * kShareA);
+      hopper::load_tile_to(to_column, b, map_b, full, k, item.col + down * kShareB);
       k += kStep;
     }
   }
@@ -153,11 +153,11 @@ __device__ void produce_codes(const Problem& p, const CUtensorMap& map_a, const 
 // share a sector of memory; in shared memory a block's lie together.
 template <class S>
 __device__ void produce_scales(const Problem& p, std::uint32_t base, std::uint32_t rank,
-                               std::uint32_t thread, std::uint32_t first, std::uint32_t stride) {
+                               std::uint32_t thread, std::uint32_t cluster) {
   constexpr std::uint32_t kOperands = kRows + S::kColumnScales;
   constexpr std::uint32_t kColsApart = kCols / S::kColumnScales;
   Ring<kScaleStages> ring;
-  for (std::uint32_t index = first; index < p.items(); index += stride) {
+  for (std::uint32_t index = cluster; index < p.items(); index += p.clusters) {
     const Item item(S{}, p, index, rank);
     const std::uint32_t end = item.first_block + item.blocks;
     for (std::uint32_t block = item.first_block / kQuad * kQuad; block < end;

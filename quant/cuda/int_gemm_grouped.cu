@@ -11,6 +11,7 @@
 // products. Results are the CPU's bits: each contraction block adds one fma, ascending, and
 // segments of a long contraction are added in their order, whoever computes them.
 #include <algorithm>
+#include <utility>
 
 #include "quant/cuda/grouped_consumer.cuh"
 #include "tensor/cuda/tensor_map.h"
@@ -46,17 +47,17 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
   __syncthreads();
   hopper::cluster_sync();  // nobody writes into a block that has not begun
 
-  const std::uint32_t first = blockIdx.x / S::kCluster, stride = gridDim.x / S::kCluster;
+  const std::uint32_t cluster = blockIdx.x / S::kCluster;
   if (threadIdx.x < 128) {
     hopper::give_registers<kProducerRegisters>();
     if (threadIdx.x == 0)
-      produce_codes<S>(p, map_a, map_b, base, rank, first, stride);
+      produce_codes<S>(p, map_a, map_b, base, rank, cluster);
     else if (threadIdx.x >= 32)
-      produce_scales<S>(p, base, rank, threadIdx.x - 32, first, stride);
+      produce_scales<S>(p, base, rank, threadIdx.x - 32, cluster);
   } else {
     hopper::take_registers<kConsumerRegisters>();
     Consumer<S> consumer(p, map_c, out, base, rank);
-    consumer.consume(first, stride);
+    consumer.consume(cluster);
   }
   hopper::cluster_sync();  // a neighbour may still write here
 }
@@ -109,23 +110,22 @@ void run(const IntProduct& product) {
                      tiles = std::int64_t{p.down} * p.across * S::kCluster;
   NIBBLE_CHECK(items < INT32_MAX / 64, "int_gemm", "got {}, which is too large for one launch",
                describe(product.c));
-  p.tiles = static_cast<std::uint32_t>(tiles);
-  Tensor partial, flags;
+  p.clusters = static_cast<std::uint32_t>(std::min<std::int64_t>(clusters_at_once<S>(), items));
+  Tensor partial, turn;
   if (p.segments > 1) {
     const Device device = product.c.device();
-    partial = Tensor::empty({p.segments * tiles * kRows, kCols}, DType::F32, device);
-    flags = Tensor::zeros({tiles * kGroups * p.segments}, DType::I32, device);
+    partial = Tensor::empty({tiles * kRows, kCols}, DType::F32, device);
+    turn = Tensor::zeros({tiles * kGroups}, DType::I32, device);
     p.partial = reinterpret_cast<float4*>(partial.raw());
-    p.flags = reinterpret_cast<std::uint32_t*>(flags.raw());
+    p.turn = reinterpret_cast<std::uint32_t*>(turn.raw());
   }
-  const Output out = output_of(product);
+  Output out = output_of(product);
+  p.bias = std::exchange(out.bias, nullptr);  // added before the results leave the registers
   p.boxes = out.is_bf16 && !out.accumulate && out.stride % 8 == 0 && n > 1 && is_aligned(out.c, 16);
   const CUtensorMap map_a = swizzled_map(a.raw(), m, k, k, 1, kRows / S::kAcross),
                     map_b = swizzled_map(b.raw(), n, k, k, 1, kCols / S::kDown);
   const CUtensorMap map_c = p.boxes ? swizzled_map(out.c, m, n, out.stride * 2, 2, 16) : map_a;
-  const auto clusters =
-      static_cast<std::uint32_t>(std::min<std::int64_t>(clusters_at_once<S>(), items));
-  launch(grouped_kernel<S>, dim3(clusters * S::kCluster), dim3(kThreads), S::kBytes, map_a, map_b,
+  launch(grouped_kernel<S>, dim3(p.clusters * S::kCluster), dim3(kThreads), S::kBytes, map_a, map_b,
          map_c, p, out);
 }
 

@@ -219,6 +219,9 @@ GPU_TEST("cuda int gemm: segments of a long contraction add up in order") {
   // Small enough to be cut, large enough that every block of the device takes several items.
   check({1024, 1100, 16384, 128, kGroup, kGroup}, {DType::F32, false, true});
   check({1024, 1100, 16384, 256, kGroup, kGroup}, {DType::F32, false, true});
+  // The last segments are shorter: some of the device's blocks take several of those first.
+  check({1024, 1100, 13312, 256, kGroup, kGroup});
+  check({1024, 1100, 13312, 128, kGroup, kBlock128}, {DType::BF16});
   check({1024, 1100, 16384, 16384, kRow, kRow}, {DType::F32, false, true});
 }
 
