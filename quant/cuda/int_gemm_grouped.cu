@@ -2,14 +2,14 @@
 // capability 9.0). Moves a and b once for each column and row of tiles, mostly from the L2 (blocks
 // of a cluster share rows), and writes c once; 2·m·n·k operations of a ceiling of 1979 TOP/s on an
 // H200, and two instructions a result and block to rescale sums (three where b's scales differ by
-// column). Measured: tests/bench/results/2026-11-29-gemmc.md.
+// column). Measured: tests/bench/results/2026-11-29-int8-grouped.md.
 //
 // Thread blocks stay and take items in turn: a tile of 192 × 128 results over one segment of the
 // contraction. One thread brings codes through the copy engine into a ring of stages, three warps
-// bring scales; three warpgroups multiply 64 rows each, in turns, so that two may rescale while one
-// multiplies: with two, waiting for products and rescaling would take longer than the other's
-// products. Results are the CPU's bits: each contraction block adds one fma, ascending, and
-// segments of a long contraction are added in their order, whoever computes them.
+// bring scales; three warpgroups multiply 64 rows each, so that others may rescale while one
+// multiplies: with two, waiting for products and rescaling take longer than the other's products.
+// Results are the CPU's bits: each contraction block adds one fma, ascending, and segments of a
+// long contraction are added in their order, whoever computes them.
 #include <algorithm>
 #include <utility>
 
