@@ -55,7 +55,6 @@ struct IntProduct {
 Tensor padded_codes(const CodeOperand& x, std::int64_t k);
 void int_gemm_library(const IntProduct& p);
 void int_gemm_resident(const IntProduct& p);  // one block of at most kMaxResidentDepth
-void int_gemm_wgmma(const IntProduct& p);
 void int_gemm_wgmma(const IntProduct& p);    // compute capability 9.0, one block or several
 void int_gemm_grouped(const IntProduct& p);  // its kernel for several blocks of 128 · n codes
 void int_gemm_tiles(const IntProduct& p);
