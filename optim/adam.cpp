@@ -23,12 +23,20 @@ void AdamW::begin_step() {
                                            counter("beta2_power"), options_.beta1, options_.beta2));
 }
 
+AdamRule AdamW::rule() const {
+  return {.beta1 = static_cast<float>(options_.beta1),
+          .beta2 = static_cast<float>(options_.beta2),
+          .epsilon = static_cast<float>(options_.epsilon)};
+}
+
 void AdamW::update(Update& u) {
-  const AdamRule rule{.beta1 = static_cast<float>(options_.beta1),
-                      .beta2 = static_cast<float>(options_.beta2),
-                      .epsilon = static_cast<float>(options_.epsilon)};
-  NIBBLE_DISPATCH(u.weight.device(), adam(u.weight, u.states[0], u.states[1], u.gradient, rule,
+  NIBBLE_DISPATCH(u.weight.device(), adam(u.weight, u.states[0], u.states[1], u.gradient, rule(),
                                           u.group, u.step, corrections_));
+}
+
+void AdamW::update_stored(std::vector<StoredUpdate>& all, const StepScalars* step,
+                          const RngKey& draws) {
+  NIBBLE_DISPATCH(all.front().weight.device(), adam_stored(all, rule(), step, corrections_, draws));
 }
 
 Sgd::Sgd(std::vector<ParameterGroup> groups, SgdOptions options)

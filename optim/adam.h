@@ -20,8 +20,12 @@ class AdamW : public Optimizer {
  protected:
   void begin_step() override;
   void update(Update& u) override;
+  bool updates_stored() const override { return true; }
+  void update_stored(std::vector<StoredUpdate>& all, const StepScalars* step,
+                     const RngKey& draws) override;
 
  private:
+  AdamRule rule() const;
   AdamOptions options_;
   Tensor corrections_;  // of the step, on home()
 };

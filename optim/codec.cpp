@@ -19,6 +19,7 @@ class DenseCodec : public StateCodec {
   void encode(EncodedState& state, const Tensor& x, const RngKey&) const override {
     state["value"].copy_from(x);
   }
+  std::optional<Form> form() const override { return Form{}; }
 
  private:
   DType dtype_;
@@ -44,6 +45,7 @@ class QuantizedCodec : public StateCodec {
     QTensor q = view(state, x.shape());
     quantize_into(q, x, key);
   }
+  std::optional<Form> form() const override { return Form{spec_}; }
 
  private:
   QTensor view(const EncodedState& state, const Shape& shape) const {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -34,6 +35,12 @@ class StateCodec {
                             Device device) const = 0;  // of zeros
   virtual void decode(Tensor& x, const EncodedState& state) const = 0;
   virtual void encode(EncodedState& state, const Tensor& x, const RngKey& key) const = 0;
+  // What a kernel that works on stored states may count on (adam_stored): decode and encode are
+  // conversions of "value", or dequantize and quantize_into of "codes" and "scales" under `spec`.
+  struct Form {
+    std::optional<QuantSpec> spec;  // none: values
+  };
+  virtual std::optional<Form> form() const { return std::nullopt; }  // neither
 };
 using CodecPtr = std::shared_ptr<const StateCodec>;
 

@@ -1,6 +1,10 @@
 // Kernel pairs of the optimizers (tensor/kernels.h has the rules).
 #pragma once
 
+#include <optional>
+#include <vector>
+
+#include "quant/spec.h"
 #include "tensor/kernels.h"
 #include "tensor/step_state.h"
 
@@ -9,6 +13,9 @@ namespace nibble {
 // y (bf16) = x (f32) rounded up or down with the probabilities that make it unbiased: the low 16
 // bits of x plus a 16-bit draw of the element decide. Not-finite values are kept.
 NIBBLE_KERNEL(stochastic_bf16, Tensor& y, const Tensor& x, const RngKey& key)
+
+// y = the sum of squares of every tensor by itself (sum_squares), added up in the order of `x`.
+NIBBLE_KERNEL(sum_squares_of_all, Tensor& y /*F64, 1*/, const std::vector<Tensor>& x)
 
 // What one step has for all parameters lies where the kernels run, so that a recorded step reads
 // its own: `step` is StepState::scalars(), f64 tensors hold counters.
@@ -41,6 +48,26 @@ struct AdamRule {
 // w −= lr·correction1·m / (√v·correction2 + ε). All f32 but the gradient (any float); tier A.
 NIBBLE_KERNEL(adam, Tensor& w, Tensor& m, Tensor& v, const Tensor& gradient, const AdamRule& rule,
               const GroupRule& group, const StepScalars* step, const Tensor& corrections)
+// A state as it lies in memory: values (F32 or BF16), or codes and scales of a spec.
+struct StoredState {
+  Tensor values;  // [rows, cols], or the payload of codes
+  Tensor scales;
+  std::optional<QuantSpec> spec;  // none: values
+  std::uint32_t site = 0;         // of its draws
+};
+// A parameter of an update as it lies in memory, a matrix [rows, cols].
+struct StoredUpdate {
+  Tensor weight;  // F32, or BF16: rounded by draws
+  std::uint32_t weight_site = 0;
+  Tensor gradient;
+  std::vector<StoredState> states;
+  GroupRule group;
+};
+// adam for many parameters, m and v as they are stored: each is decoded to f32, updated and encoded
+// from the fresh values (dequantize, adam, quantize_into; stochastic_bf16 for weights), all bits
+// the same. Draws are those of `draws` at each one's site. What a GPU takes: optim/stored.h.
+NIBBLE_KERNEL(adam_stored, std::vector<StoredUpdate>& all, const AdamRule& rule,
+              const StepScalars* step, const Tensor& corrections, const RngKey& draws)
 // g = clip·gradient; w ·= decay; m = μ·m + g; w −= lr·(nesterov ? g + μ·m : m). m undefined: plain
 // SGD.
 struct SgdRule {

@@ -1,6 +1,7 @@
 #include "optim/optimizer.h"
 
 #include "optim/kernels.h"
+#include "optim/stored.h"
 #include "tensor/ops.h"
 
 namespace nibble {
@@ -95,13 +96,65 @@ void Optimizer::update_all(const StepState& state) {
   // Only the updates that a recorded step may not hold need the host to know them.
   const StepScalars host = recordable() ? StepScalars{} : state.read();
   begin_step();
-  for (Entry& e : entries_)
-    if (e.parameter->has_grad()) update_entry(e, state, host);
+  std::vector<StoredUpdate> all;
+  std::vector<Parameter*> updated;
+  for (Entry& e : entries_) {
+    if (!e.parameter->has_grad()) continue;
+    auto own = stored(e);
+    if (auto* u = std::get_if<StoredUpdate>(&own)) {
+      all.push_back(std::move(*u));
+      updated.push_back(e.parameter);
+    } else {
+      update_entry(e, state, host);
+    }
+  }
+  if (all.empty()) return;
+  const MemoryScope scope{"workspace"};
+  update_stored(all, state.scalars(), draws(0));
+  for (Parameter* p : updated) p->storage().bump_version(), p->bump_version();
 }
 
+void Optimizer::update_stored(std::vector<StoredUpdate>&, const StepScalars*, const RngKey&) {
+  fail("optimizer", "{} has no update of stored parameters", name());
+}
+
+std::variant<StoredUpdate, std::string> Optimizer::stored(const Entry& e) const {
+  const Parameter& p = *e.parameter;
+  if (!updates_stored()) return name() + " updates one parameter at a time";
+  const auto* weight = std::get_if<Tensor>(&p.value());
+  if (!weight) return "weights are codes";
+  StoredUpdate u{.weight = flat(*weight),
+                 .weight_site = rng_site(p.name, "weight"),
+                 .gradient = p.has_grad() ? flat(p.grad()) : Tensor(),
+                 .states = {},
+                 .group = groups_[e.group].rule()};
+  for (std::size_t i = 0; i < e.states.size(); ++i) {
+    const auto form = e.codecs[i]->form();
+    if (!form) return e.codecs[i]->name() + " is a codec of its own";
+    const EncodedState& s = e.states[i];
+    u.states.push_back({.values = s[form->spec ? "codes" : "value"],
+                        .scales = form->spec ? s["scales"] : Tensor(),
+                        .spec = form->spec,
+                        .site = rng_site(p.name, slots_[i].name)});
+  }
+  if (std::string why = stored_update_refusal(u); !why.empty()) return why;
+  return u;
+}
+
+std::vector<Optimizer::Apart> Optimizer::apart() const {
+  std::vector<Apart> out;
+  for (const Entry& e : entries_) {
+    const auto own = stored(e);
+    if (const auto* why = std::get_if<std::string>(&own)) out.push_back({e.parameter->name, *why});
+  }
+  return out;
+}
+
+RngKey Optimizer::draws(std::uint32_t site) const {
+  return {seed_, site, reinterpret_cast<const std::uint32_t*>(number_.data<std::int32_t>())};
+}
 RngKey Optimizer::key(const Parameter& p, std::string_view purpose) const {
-  return {seed_, rng_site(p.name, purpose),
-          reinterpret_cast<const std::uint32_t*>(number_.data<std::int32_t>())};
+  return draws(rng_site(p.name, purpose));
 }
 
 void Optimizer::update_entry(Entry& e, const StepState& state, const StepScalars& host) {
@@ -191,14 +244,17 @@ void queue_clip_gradients(const std::vector<Parameter*>& parameters, double max_
                           StepState& state) {
   NIBBLE_CHECK(max_norm >= 0, "clip", "got a maximum norm of {}, expected at least 0", max_norm);
   Tensor total = Tensor::zeros({1}, DType::F64, state.home());
-  // On Meta nothing is summed: the norm of a plan is 0.
+  std::vector<Tensor> gradients;
   for (const Parameter* p : parameters) {
     if (!p->has_grad()) continue;
     NIBBLE_CHECK(p->device() == state.device() || p->device().is_meta(), "clip",
                  "{} is on {}: got a step state on {}, expected it there", p->name, p->device(),
                  state.device());
-    NIBBLE_DISPATCH(p->device(), sum_squares(total, p->grad(), true));
+    gradients.push_back(p->grad());
   }
+  // On Meta nothing is summed: the norm of a plan is 0.
+  if (!gradients.empty())
+    NIBBLE_DISPATCH(gradients.front().device(), sum_squares_of_all(total, gradients));
   NIBBLE_DISPATCH(state.home(), clip_by_norm(state.scalars(), total, max_norm));
 }
 

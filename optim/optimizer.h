@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "autograd/parameter.h"
@@ -67,6 +68,11 @@ class Optimizer {
   // Slot name → codec name by parameter, for checkpoints and inspection.
   std::string codec_name(const Parameter& p, std::size_t slot) const;
   std::int64_t state_bytes() const;
+  // Which parameters are updated apart from the rest, decoded and encoded one by one, and why.
+  struct Apart {
+    std::string name, reason;
+  };
+  std::vector<Apart> apart() const;
 
  protected:
   // What one update works on, decoded to f32 (f64 is not used): matrices [rows, cols].
@@ -82,6 +88,11 @@ class Optimizer {
     float lr, clip;
   };
   virtual void update(Update& u) = 0;
+  // An optimizer that updates many parameters as they are stored, all in one call: those that
+  // stored_update_refusal (stored.h) lets pass. The bits are update()'s.
+  virtual bool updates_stored() const { return false; }
+  virtual void update_stored(std::vector<StoredUpdate>& all, const StepScalars* step,
+                             const RngKey& draws);
   virtual void begin_step() {}  // before the first update of a step that is not skipped
   // Extra counters that must survive a resume (bias-correction powers); shared with
   // state_tensors(). F64, on home().
@@ -97,10 +108,13 @@ class Optimizer {
     std::vector<EncodedState> states;
   };
   void update_all(const StepState& state);
+  // Its part of a call of update_stored, or the reason why it has none.
+  std::variant<StoredUpdate, std::string> stored(const Entry& entry) const;
   void update_entry(Entry& entry, const StepState& state, const StepScalars& host);
   void store_weight(Parameter& p, const Tensor& weight);
   // The draws of an update: (seed, parameter, what for) at the update's number.
   RngKey key(const Parameter& p, std::string_view purpose) const;
+  RngKey draws(std::uint32_t site) const;
 
   std::vector<ParameterGroup> groups_;
   std::vector<StateSlot> slots_;

@@ -200,6 +200,66 @@ TEST_CASE("optim: state_tensors names every state and counter, and they are the 
   CHECK(same_bits(b.storage(), b4));
 }
 
+// Decodes, updates and encodes one parameter after the other.
+class ChainAdamW : public AdamW {
+ public:
+  using AdamW::AdamW;
+
+ protected:
+  bool updates_stored() const override { return false; }
+};
+
+TEST_CASE("optim: parameters that are updated as they are stored end with the chain's bits") {
+  struct Words {
+    const char *m, *v;
+    std::size_t apart;  // of four
+  };
+  for (const Words& c :
+       {Words{"f32", "f32", 0}, Words{"dyn8:group256", "dynu8:group256", 0},
+        Words{"int4:group128:packed:sr", "bf16", 0}, Words{"dyn8:group256", "uint8:row:asym", 3}}) {
+    CAPTURE(std::string(c.m));
+    std::vector<std::vector<std::pair<std::string, Tensor>>> ends;
+    const auto run = [&](auto make) {
+      Parameter a(golden_values("a", {16, 301}, 0x1p-17f)),
+          b(golden_values("b", {32, 256}, 0x1p-17f)), bias(golden_values("c", {16}, 0x1p-17f)),
+          codes(golden_values("d", {32, 256}, 0x1p-17f));
+      a.name = "a", b.name = "b", bias.name = "bias", codes.name = "codes";
+      set_weight_storage(b, DType::BF16);
+      set_weight_storage_int8(codes);
+      AdamOptions options{.seed = 3};
+      options.m.codec = find_codec(c.m), options.v.codec = find_codec(c.v);
+      const auto adam =
+          make(std::vector<ParameterGroup>{{{&a, &b}, 1, 0.1}, {{&bias, &codes}, 2, 0}}, options);
+      for (int t = 0; t < 4; ++t) {
+        for (Parameter* p : {&a, &b, &bias, &codes}) {
+          p->grad_buffer().copy_from(
+              golden_values(p->name + std::to_string(t), p->shape(), 0x1p-16f));
+          p->set_has_grad(p != &b || t != 2);
+        }
+        StepState state;
+        state.begin(static_cast<std::uint32_t>(t), 1e-2);
+        adam->step(state);
+      }
+      auto end = adam->state_tensors();
+      for (Parameter* p : {&a, &b, &bias, &codes}) end.emplace_back(p->name, p->dense(DType::F32));
+      ends.push_back(std::move(end));
+      return adam->apart();
+    };
+    const auto apart =
+        run([](auto groups, const auto& o) { return std::make_unique<AdamW>(groups, o); });
+    CHECK(apart.size() == std::max<std::size_t>(c.apart, 1));
+    CHECK(apart.back().name == "codes");
+    if (c.apart) CHECK(apart.front().reason.find("group") != std::string::npos);
+    CHECK(run([](auto groups, const auto& o) {
+            return std::make_unique<ChainAdamW>(groups, o);
+          }).size() == 4);
+    for (std::size_t i = 0; i < ends[0].size(); ++i) {
+      CAPTURE(ends[0][i].first);
+      CHECK(same_bits(ends[0][i].second, ends[1][i].second));
+    }
+  }
+}
+
 // The study's section 2, transcribed: quantize the stored state at the start, update with fresh,
 // unquantized moments, store those.
 TEST_CASE("optim: simulated moments are the study's") {

@@ -24,6 +24,15 @@ void sgd_span(float* w, float* m, const G* gradient, std::int64_t n, const updat
 
 }  // namespace
 
+void sum_squares_of_all(Tensor& y, const std::vector<Tensor>& x) {
+  double total = 0;
+  for (const Tensor& one : x) {
+    sum_squares(y, one, false);
+    total += *y.data<double>();
+  }
+  *y.data<double>() = total;
+}
+
 void accumulate_loss(StepScalars* step, const Tensor& loss, double divisor) {
   update::accumulate_loss(*step, loss.item(), divisor);
 }

@@ -1,6 +1,9 @@
 // Updates on a GPU: the CPU's bits, for weights, moments and stochastic storage.
+#include <memory>
+
 #include "optim/adam.h"
 #include "optim/kernels.h"
+#include "quant/qtensor.h"
 #include "tests/cuda/lockstep.h"
 
 using namespace nibble;
@@ -30,7 +33,157 @@ void check_bits_or_nan(const Tensor& cpu, const Tensor& gpu) {
   check_bits(ops::equal(cpu, cpu), ops::equal(back, back));
 }
 
+// Decodes, updates and encodes one parameter after the other.
+class ChainAdamW : public AdamW {
+ public:
+  using AdamW::AdamW;
+
+ protected:
+  bool updates_stored() const override { return false; }
+};
+
+// Tails of groups and of vectors, rows that begin anywhere, vectors, states that stay in f32.
+const std::vector<Shape> kShapes{{96, 160}, {48, 1600}, {40, 301}, {5000},
+                                 {33},      {70, 512},  {4, 4104}, {3, 2049}};
+
+using Named = std::vector<std::pair<std::string, Tensor>>;
+
+// Weights, states and the last norm after some updates; in one of them a parameter has no gradient,
+// another one is skipped.
+template <class Optimizer>
+Named train(Device device, const char* m, const char* v, DType storage, bool extreme) {
+  std::vector<std::unique_ptr<Parameter>> own;
+  std::vector<Parameter*> all;
+  for (const Shape& shape : kShapes) {
+    const auto i = static_cast<std::uint32_t>(own.size());
+    own.push_back(std::make_unique<Parameter>(
+        uniform({shape.numel()}, DType::F32, -1, 1, 50 + i).view(shape).to(device)));
+    own.back()->name = fmt::format("p{}", i);
+    if (shape.rank() > 1) set_weight_storage(*own.back(), storage);
+    all.push_back(own.back().get());
+  }
+  AdamOptions options{.seed = 77};
+  options.m.codec = find_codec(m), options.v.codec = find_codec(v);
+  const std::vector<Parameter*> first(all.begin(), all.begin() + 3),
+      rest(all.begin() + 3, all.end());
+  Optimizer adam({{first, 1, 0.1}, {rest, 0.5, 0}}, options);
+  StepState state(device);
+  double norm = 0;
+  for (std::uint32_t step = 0; step < 4; ++step) {
+    state.begin(step, 1e-2);
+    for (std::uint32_t i = 0; i < all.size(); ++i) {
+      Tensor g = uniform({all[i]->numel()}, DType::F32, -1e-2, 1e-2, 100 * step + i);
+      if (extreme) g.slice(0, 0, 33).fill(0);
+      if (extreme && g.numel() > 3000) {  // groups of tiny, huge and not finite numbers
+        const auto scale = [&](std::int64_t begin, std::int64_t end, double by) {
+          Tensor part = g.slice(0, begin, end);
+          part.copy_from(ops::affine(part, by));
+        };
+        scale(256, 800, 1e-12), scale(1000, 1100, 1e-19), scale(1500, 1900, 0);
+        g.slice(0, 2000, 2001).fill(1e18);
+        g.slice(0, 2200, 2201).fill(3e38);
+        g.slice(0, 2500, 2501).fill(INFINITY);
+        g.slice(0, 2900, 2901).fill(NAN);
+      }
+      all[i]->grad_buffer().copy_from(g.view(all[i]->shape()).to(device));
+      all[i]->set_has_grad(i != 2 || step != 1);
+    }
+    if (!extreme) queue_clip_gradients(all, 0.5, state);
+    if (step == 2) state.mark_bad();
+    adam.step(state);
+    norm = state.read().norm;
+    state.clear_bad();
+  }
+  Named end = adam.state_tensors();
+  for (Parameter* p : all) end.emplace_back(p->name, p->storage());
+  end.emplace_back("norm", Tensor::full({1}, norm, DType::F64));
+  return end;
+}
+
 }  // namespace
+
+GPU_TEST("cuda optim: an update of stored moments gives the bits of the chain and of the CPU") {
+  constexpr std::pair<const char*, const char*> kMoments[] = {
+      {"f32", "f32"},
+      {"bf16", "f32"},
+      {"dyn8:group256", "dynu8:group256"},
+      {"dyn8:group256:sr", "dynu8:group64:sr"},
+      {"int8:group128", "dynu8:group512"},
+      {"int4:group128:packed:sr", "dynu8:group256"},
+      {"dyn4:group128:packed", "lin4u:group128:packed"},
+      {"e4m3:group128:e8m0", "e5m2:group256:sr"},
+      {"int8:group256:recip:sr", "uint8:group32:bf16"},
+      {"e2m1:group64:packed:pow2", "uint4:group128:packed:floor1e-08"},
+      {"dyn8:row", "sim(dynu8:group256)"}};
+  for (const auto& [m, v] : kMoments)
+    for (const DType storage : {DType::F32, DType::BF16})
+      for (const bool extreme : {false, true}) {
+        if (extreme && storage == DType::BF16) continue;
+        CAPTURE(std::string(m));
+        CAPTURE(std::string(v));
+        CAPTURE(storage);
+        CAPTURE(extreme);
+        const Named cpu = train<AdamW>(kCpu, m, v, storage, extreme),
+                    gpu = train<AdamW>(kGpu, m, v, storage, extreme),
+                    chain = train<ChainAdamW>(kGpu, m, v, storage, extreme);
+        for (std::size_t i = 0; i < cpu.size(); ++i) {
+          CAPTURE(cpu[i].first);
+          const bool floats = is_float(cpu[i].second.dtype());
+          for (const Tensor& other : {gpu[i].second, chain[i].second})
+            if (floats && extreme)
+              check_bits_or_nan(cpu[i].second, other);
+            else
+              check_bits(cpu[i].second, other, cpu[i].first);
+        }
+      }
+}
+
+// Every bound of every code book with its neighbours, and a hundred million numbers: with β₁ = 0
+// the first moment is the gradient, whose groups begin with their largest value.
+GPU_TEST("cuda optim: codes of moments are those of the quantizer for any number") {
+  for (const char* name : {"dyn8", "dynu8", "dyn4", "lin4u"}) {
+    CAPTURE(std::string(name));
+    const QuantSpec spec = parse_spec(fmt::format("{}:group256", name));
+    const bool is_signed = spec.format.is_signed();
+    for (std::uint32_t part = 0; part < 12; ++part) {
+      constexpr std::int64_t kGroups = 1 << 13;
+      Tensor x = uniform({kGroups, 256}, DType::F32, is_signed ? -1 : 0, 1, 300 + part);
+      float* const p = x.data<float>();
+      std::int64_t at = 0;
+      const auto put = [&](float y) { p[at + at / 255 + 1] = y, ++at; };
+      if (part == 0)
+        for (const float bound : spec.format.book().bounds) {
+          float low = bound, high = bound;
+          put(bound);
+          for (int i = 0; i < 3; ++i) {
+            put(low = std::nextafter(low, -1.0f));
+            put(high = std::nextafter(high, 1.0f));
+          }
+        }
+      if (part % 2 == 1)  // every exponent alike
+        for (std::int64_t i = 0; i < x.numel(); ++i)
+          p[i] = std::ldexp(p[i], -static_cast<int>(i % 40));
+      for (std::int64_t g = 0; g < kGroups; ++g) p[g * 256] = 1;
+      const QTensor expected = quantize(x, spec);
+      StoredUpdate u{.weight = Tensor::zeros(x.shape(), DType::F32, kGpu),
+                     .gradient = x.to(kGpu),
+                     .states = {},
+                     .group = {}};
+      QTensor m = quantize(Tensor::zeros(x.shape(), DType::F32, kGpu), spec);
+      u.states.push_back({.values = m.payload(), .scales = m.scales(), .spec = spec});
+      u.states.push_back(
+          {.values = Tensor::zeros(x.shape(), DType::F32, kGpu), .scales = {}, .spec = {}});
+      std::vector<StoredUpdate> all{u};
+      StepState state(kGpu);
+      state.begin(0, 0);
+      const Tensor corrections = Tensor::full({2}, 1, DType::F32, kGpu);
+      NIBBLE_DISPATCH(
+          kGpu, adam_stored(all, AdamRule{0, 0.9f, 1e-8f}, state.scalars(), corrections, RngKey{}));
+      check_bits(expected.payload(), m.payload());
+      check_bits(expected.scales(), m.scales());
+    }
+  }
+}
 
 GPU_TEST("cuda optim: AdamW gives the CPU's bits") {
   for (const DType dtype : {DType::F32, DType::BF16})
@@ -171,4 +324,27 @@ GPU_TEST("cuda optim: ten updates with encoded moments give the CPU's bits") {
       for (std::size_t i = 0; i < ends[0].size(); ++i)
         check_bits(ends[0][i].second, ends[1][i].second, ends[0][i].first);
     }
+}
+
+GPU_TEST("cuda optim: the norm of many gradients has the CPU's bits") {
+  for (const std::size_t count :
+       {std::size_t{0}, std::size_t{1}, std::size_t{7}, std::size_t{400}}) {
+    CAPTURE(count);
+    std::vector<Tensor> inputs;
+    const std::int64_t sizes[] = {1, 0, 33, 16384, 16385, 100003, 5};
+    for (std::size_t i = 0; i < count; ++i)
+      inputs.push_back(uniform({sizes[i % 7] + 1}, i % 3 == 2 ? DType::BF16 : DType::F32, -1, 1,
+                               static_cast<std::uint32_t>(i)));
+    inputs.push_back(Tensor::full({1}, 0.1, DType::F64));
+    in_lockstep(
+        inputs,
+        [&](const std::vector<Tensor>& in) {
+          Tensor y = in.back().clone();
+          std::vector<Tensor> x;
+          for (std::size_t i = 0; i < count; ++i) x.push_back(in[i].slice(0, 1, in[i].numel()));
+          NIBBLE_DISPATCH(y.device(), sum_squares_of_all(y, x));
+          return std::vector{y};
+        },
+        [](const Tensor& cpu, const Tensor& gpu) { check_bits(cpu, gpu); });
+  }
 }
