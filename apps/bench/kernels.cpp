@@ -48,9 +48,9 @@ class Kernels {
     quantizers();
     pairs();
     classifier(o.vocab);
-    for (const char* moments : {"f32", "dyn8:group256", "int4:group128:packed:sr"}) adam(moments);
+    updates(o.vocab);
   }
-  const std::vector<Case>& cases() const { return cases_; }
+  std::vector<Case>& cases() { return cases_; }
 
  private:
   Tensor normal(const Shape& shape, std::uint32_t site, DType dtype = DType::BF16) const {
@@ -273,51 +273,121 @@ class Kernels {
                       }});
   }
 
-  // A whole update of one parameter: decode, update, encode.
-  void adam(const char* moments) {
-    const Shape shape{4 * width_, width_ * 16};
-    struct Update {
-      Parameter p;
-      std::unique_ptr<AdamW> optimizer;
-      StepState state;
-      Tensor before, gradient;
-      explicit Update(const Tensor& w) : p(w), state(w.device()) {}
-    };
-    auto u = std::make_shared<Update>(normal(shape, 7, DType::F32));
-    u->p.name = "weight";
-    u->gradient = normal(shape, 8, DType::F32);
-    u->p.grad_buffer().copy_from(u->gradient);
-    u->before = head(u->p.storage());
+  // The parameters of a GPT-2 with random values and gradients, and AdamW over them.
+  struct Model {
+    std::vector<std::unique_ptr<Parameter>> own;
+    std::vector<Parameter*> all;
+    std::unique_ptr<AdamW> optimizer;
+    StepState state;
+    Tensor before, gradient;  // of a few rows of the first one
+    explicit Model(Device device) : state(device) {}
+    void wake() {
+      state.begin(0, 1e-3);
+      for (Parameter* p : all) p->set_has_grad(true);
+    }
+  };
+  std::shared_ptr<Model> model_of(const std::vector<Shape>& shapes,
+                                  const AdamOptions& options) const {
+    auto m = std::make_shared<Model>(device_);
+    for (const Shape& shape : shapes) {
+      const auto site = static_cast<std::uint32_t>(100 + 2 * m->own.size());
+      m->own.push_back(std::make_unique<Parameter>(normal(shape, site, DType::F32)));
+      Parameter* p = m->own.back().get();
+      p->name = fmt::format("parameter {}", m->all.size());
+      p->grad_buffer().copy_from(normal(shape, site + 1, DType::F32));
+      m->all.push_back(p);
+    }
+    m->before = head(m->all.front()->storage());
+    m->gradient = head(m->all.front()->grad());
+    m->optimizer = std::make_unique<AdamW>(
+        std::vector<ParameterGroup>{{.parameters = m->all, .weight_decay = 0.1}}, options);
+    return m;
+  }
+  // Every update has the first one's sign and at most its size.
+  static double update_error(const Model& m) {
+    const std::vector<double> now = head(m.all.front()->storage()).to_vector<double>(),
+                              was = m.before.to_vector<double>(),
+                              g = m.gradient.to_vector<double>();
+    const auto steps = static_cast<double>(m.optimizer->updates());
+    double worst = 0;
+    for (std::size_t i = 0; i < now.size(); ++i) {
+      const double moved = now[i] - was[i] * std::pow(1 - 1e-4, steps);
+      if (std::fabs(g[i]) < 0.5) continue;  // small moments are coarse
+      const double share = -moved / (g[i] > 0 ? 1e-3 : -1e-3) / steps;
+      const double error = std::fabs(share - 1) / 0.5;
+      worst = error <= worst ? worst : error;
+    }
+    return worst;
+  }
+  static AdamOptions adam_options(const std::string& moments) {
     AdamOptions options;
     options.m.codec = find_codec(moments);
     // Second moments are never negative.
-    options.v.codec =
-        find_codec(std::string(moments) == "dyn8:group256" ? "dynu8:group256" : moments);
-    u->optimizer = std::make_unique<AdamW>(
-        std::vector<ParameterGroup>{{.parameters = {&u->p}, .weight_decay = 0.1}}, options);
-    const double states = static_cast<double>(u->optimizer->state_bytes());
-    cases_.push_back({fmt::format("AdamW, moments {}", moments), shape,
-                      12.0 * static_cast<double>(shape.numel()) + 2 * states,
-                      [=] {
-                        u->state.begin(0, 1e-3);
-                        u->p.set_has_grad(true);
-                        u->optimizer->step(u->state);
+    options.v.codec = find_codec(moments == "dyn8:group256" ? "dynu8:group256" : moments);
+    return options;
+  }
+  // Whole updates: decode, update, encode. The parameters are there from the first run on.
+  void adam(const std::string& what, const std::vector<Shape>& shapes, const std::string& moments) {
+    const AdamOptions options = adam_options(moments);
+    double bytes = 0;
+    std::int64_t numel = 0;
+    for (const Shape& shape : shapes) {
+      const std::int64_t cols = shape[-1], rows = shape.numel() / cols;
+      numel += shape.numel();
+      for (const StateSlot* slot : {&options.m, &options.v}) {
+        const bool encoded = shape.numel() >= slot->min_elements;
+        const CodecPtr codec = encoded ? slot->codec : dense_codec();
+        bytes += 2 * static_cast<double>(codec->make(rows, cols, kMeta).bytes());
+      }
+    }
+    bytes += 12 * static_cast<double>(numel);
+    auto m = std::make_shared<std::shared_ptr<Model>>();
+    cases_.push_back({fmt::format("AdamW{}, moments {}", what, moments),
+                      shapes.size() == 1 ? shapes.front() : Shape{numel}, bytes,
+                      [=, this] {
+                        if (!*m) *m = model_of(shapes, options);
+                        (*m)->wake();
+                        (*m)->optimizer->step((*m)->state);
                       },
-                      [=] {  // every update has the first one's sign and at most its size
-                        const std::vector<double> now = head(u->p.storage()).to_vector<double>(),
-                                                  was = u->before.to_vector<double>(),
-                                                  g = head(u->gradient).to_vector<double>();
-                        const double steps = static_cast<double>(u->optimizer->updates());
-                        double worst = 0;
-                        for (std::size_t i = 0; i < now.size(); ++i) {
-                          const double moved = now[i] - was[i] * std::pow(1 - 1e-4, steps);
-                          if (std::fabs(g[i]) < 0.5) continue;  // small moments are coarse
-                          const double share = -moved / (g[i] > 0 ? 1e-3 : -1e-3) / steps;
-                          const double error = std::fabs(share - 1) / 0.5;
-                          worst = error <= worst ? worst : error;
-                        }
-                        return worst;
+                      [=] { return update_error(**m); }});
+  }
+  void norm(const std::string& what, const std::vector<Shape>& shapes) {
+    std::int64_t numel = 0;
+    for (const Shape& shape : shapes) numel += shape.numel();
+    auto m = std::make_shared<std::shared_ptr<Model>>();
+    cases_.push_back({"gradient norm" + what, Shape{numel}, 4 * static_cast<double>(numel),
+                      [=, this] {
+                        if (!*m) *m = model_of(shapes, {});
+                        (*m)->wake();
+                        queue_clip_gradients((*m)->all, 1, (*m)->state);
+                      },
+                      [=] {
+                        double squares = 0;
+                        for (const Parameter* p : (*m)->all)
+                          squares += ops::sum_squares(p->grad()).item();
+                        return std::fabs((*m)->state.read().norm / std::sqrt(squares) - 1) / 1e-12;
                       }});
+  }
+  static std::vector<Shape> gpt2(std::int64_t layers, std::int64_t c, std::int64_t vocab) {
+    std::vector<Shape> shapes{{vocab, c}, {1024, c}, {c}, {c}};
+    for (std::int64_t i = 0; i < layers; ++i)
+      for (const Shape& s :
+           {Shape{c}, Shape{c}, Shape{3 * c, c}, Shape{3 * c}, Shape{c, c}, Shape{c}, Shape{c},
+            Shape{c}, Shape{4 * c, c}, Shape{4 * c}, Shape{c, 4 * c}, Shape{c}})
+        shapes.push_back(s);
+    return shapes;
+  }
+  // One parameter, then those of GPT-2 124M and 1.56B at a width of 768; the latter on a GPU alone.
+  void updates(std::int64_t vocab) {
+    for (const char* moments : {"f32", "dyn8:group256", "int4:group128:packed:sr"})
+      adam("", {{4 * width_, width_ * 16}}, moments);
+    const std::vector<Shape> small = gpt2(12, width_, vocab);
+    for (const char* moments : {"f32", "dyn8:group256"}) adam(", 12 layers", small, moments);
+    norm(", 12 layers", small);
+    if (!device_.is_cuda()) return;
+    const std::vector<Shape> large = gpt2(48, width_ * 25 / 12, vocab);
+    adam(", 48 layers", large, "dyn8:group256");
+    norm(", 48 layers", large);
   }
 
   Device device_;
@@ -334,10 +404,10 @@ std::vector<KernelRow> bench_kernels(const KernelOptions& o) {
                "multiple of 256",
                o.tokens, o.width, o.vocab);
   Meter meter(o.device, o.repeats, o.budget, std::int64_t{1} << (o.device.is_cuda() ? 28 : 25));
-  const Kernels kernels(o);
+  Kernels kernels(o);
   std::vector<KernelRow> rows;
   double copy = 0;
-  for (const Case& c : kernels.cases()) {
+  for (Case& c : kernels.cases()) {
     if (c.name != "copy" && c.name.find(o.filter) == std::string::npos) continue;
     KernelRow row{.name = c.name, .shape = to_string(c.shape), .bytes = c.bytes};
     c.run();
@@ -349,6 +419,7 @@ std::vector<KernelRow> bench_kernels(const KernelOptions& o) {
     }
     rows.push_back(row);
     if (o.each) o.each(row);
+    c = {};  // its memory is the next one's
   }
   return rows;
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <memory>
 
 #include "apps/cli/inspect.h"
@@ -97,6 +98,27 @@ void print_products(const std::vector<ProductRow>& products, bool all) {
   }
 }
 
+// How the optimizer reaches its parameters: the reasons of those that it takes one by one, counted.
+struct UpdateRoute {
+  std::string optimizer;
+  std::size_t at_once = 0;
+  std::map<std::string, std::int64_t> apart;
+};
+UpdateRoute update_route(const train::TrainConfig& config, LanguageModel& model) {
+  const std::unique_ptr<Optimizer> optimizer = train::build_optimizer(config, model);
+  UpdateRoute route{optimizer->name(), optimizer->parameters().size(), {}};
+  for (const Optimizer::Apart& a : optimizer->apart()) ++route.apart[a.reason], --route.at_once;
+  return route;
+}
+void print_update(const UpdateRoute& route) {
+  fmt::print("\n{}: {} parameters are updated at once, as they are stored\n", route.optimizer,
+             route.at_once);
+  for (const auto& [reason, count] : route.apart)
+    fmt::print("{}", wrap("  ", 9,
+                          fmt::format("{} one by one, decoded and encoded apart ← FALLBACK: {}",
+                                      count, reason)));
+}
+
 void print_memory(const MemoryPlan& plan) {
   fmt::print("\nmemory of a step at its fullest moment\n");
   for (const auto& [name, bytes] : plan.categories) {
@@ -120,7 +142,7 @@ void print_fit(const Fit& fit) {
 }
 
 Json json_of(const std::vector<Row>& rows, const std::vector<ProductRow>& products,
-             const MemoryPlan& plan, const Fit& fit) {
+             const UpdateRoute& route, const MemoryPlan& plan, const Fit& fit) {
   Json json = {{"parameters", Json::array()}, {"products", Json::array()}};
   for (const Row& r : rows)
     json["parameters"].push_back({{"name", r.name},
@@ -144,6 +166,9 @@ Json json_of(const std::vector<Row>& rows, const std::vector<ProductRow>& produc
                                 {"kernel", p.route.name},
                                 {"reason", p.route.reason},
                                 {"fallback", p.route.is_fallback()}});
+  json["update"] = {
+      {"optimizer", route.optimizer}, {"at_once", route.at_once}, {"apart", Json::object()}};
+  for (const auto& [reason, count] : route.apart) json["update"]["apart"][reason] = count;
   for (const auto& [name, bytes] : plan.categories) json["memory"][name] = bytes;
   json["memory"]["peak"] = plan.peak;
   json["memory"]["checkpoint"] = plan.checkpoint;
@@ -172,12 +197,14 @@ int inspect_config(const InspectConfig& o) {
   const std::unique_ptr<LanguageModel> model = train::build_model(config, vocab, kMeta);
   const std::vector<Row> rows = parameter_rows(*model, o.all);
   const std::vector<ProductRow> products = product_rows(*model, config, producers, o.device, o.all);
+  const UpdateRoute route = update_route(config, *model);
   if (o.json) {
-    fmt::print("{}\n", json_of(rows, products, plan, fit).dump(2));
+    fmt::print("{}\n", json_of(rows, products, route, plan, fit).dump(2));
     return 0;
   }
   print_parameters(rows, plan);
   print_products(products, o.all);
+  print_update(route);
   print_memory(plan);
   print_fit(fit);
   return 0;

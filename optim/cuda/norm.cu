@@ -33,22 +33,39 @@ __device__ double widened(std::uint32_t magnitude) {
          0x1p896;
 }
 
+// Squares of elements l, l + 32 … of a lane l, added up; `most`: the largest magnitude's bits.
+struct LaneSum {
+  double sum = 0;
+  std::uint32_t most = 0;
+
+  __device__ void add(float x) {
+    const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(x) & 0x7fffffffu;
+    most = ::max(most, magnitude);
+    sum = SumFold{}(sum, Square{}(widened(magnitude)));
+  }
+};
+
 template <class T>
 __device__ double piece_sum(const T* x, int count) {
-  double lane = 0;
-  std::uint32_t most = 0;
-#pragma unroll 16
-  for (int i = static_cast<int>(threadIdx.x % kWarp); i < count; i += kWarp) {
-    const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(to_float(x[i])) & 0x7fffffffu;
-    most = ::max(most, magnitude);
-    lane = SumFold{}(lane, Square{}(widened(magnitude)));
+  constexpr int kAhead = 16;  // loads under way; the compiler would wait for each of them
+  const int lane = static_cast<int>(threadIdx.x % kWarp);
+  LaneSum own;
+  int begin = 0;
+  for (; begin + kAhead * static_cast<int>(kWarp) <= count;
+       begin += kAhead * static_cast<int>(kWarp)) {
+    T in[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) in[k] = x[begin + k * static_cast<int>(kWarp) + lane];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) own.add(to_float(in[k]));
   }
-  if (most >= 0x7f800000u) {
-    lane = 0;
-    for (int i = static_cast<int>(threadIdx.x % kWarp); i < count; i += kWarp)
-      lane = SumFold{}(lane, Square{}(static_cast<double>(to_float(x[i]))));
+  for (int i = begin + lane; i < count; i += kWarp) own.add(to_float(x[i]));
+  if (own.most >= 0x7f800000u) {
+    own.sum = 0;
+    for (int i = lane; i < count; i += kWarp)
+      own.sum = SumFold{}(own.sum, Square{}(static_cast<double>(to_float(x[i]))));
   }
-  return warp_reduce(lane, SumFold{});
+  return warp_reduce(own.sum, SumFold{});
 }
 
 __global__ void __launch_bounds__(kBlock)

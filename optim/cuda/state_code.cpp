@@ -44,6 +44,7 @@ StateCode::StateCode(const std::optional<QuantSpec>& stated) {
   stochastic = spec.rounding == Rounding::Stochastic;
   reciprocal = spec.scaling == Scaling::Reciprocal;
   lanes = static_cast<std::uint32_t>(spec.tile.cols / 8);
+  log_group = static_cast<std::uint32_t>(std::countr_zero(lanes)) + 3;
   range = codec::RangeRule(spec);
   step = codec::StepRule(spec);
   const Format& f = spec.format;

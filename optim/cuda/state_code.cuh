@@ -11,21 +11,26 @@ namespace nibble::cuda {
 struct StateFacts {
   bool coded;  // false: values
   StateCode::Kind kind;
-  bool packed, stochastic, reciprocal, window;
   ScaleType scale;
+  bool packed, stochastic, reciprocal;
+  bool window, negative;  // of a book
 };
 enum class Known : std::uint8_t {
   Nothing,
   Values,
-  PlainBook,  // a byte a code, to the nearest, window search, quotients, f32 scales
+  // A byte a code, to the nearest, window search, quotients, f32 scales.
+  SignedBook,
+  UnsignedBook,
 };
 template <Known kKnown>
 __device__ StateFacts facts_of(const StateCode& c) {
   using enum StateCode::Kind;
-  if constexpr (kKnown == Known::Values) return {false, Int, false, false, false, false, {}};
-  if constexpr (kKnown == Known::PlainBook)
-    return {true, Book, false, false, false, true, ScaleType::F32};
-  return {c.coded, c.kind, c.packed, c.stochastic, c.reciprocal, c.book.has_window, c.scale};
+  if constexpr (kKnown == Known::Values)
+    return {false, Int, ScaleType::F32, false, false, false, false, false};
+  if constexpr (kKnown == Known::SignedBook || kKnown == Known::UnsignedBook)
+    return {true, Book, ScaleType::F32, false, false, false, true, kKnown == Known::SignedBook};
+  return {c.coded,      c.kind,       c.scale,           c.packed,
+          c.stochastic, c.reciprocal, c.book.has_window, c.book.has_negative};
 }
 
 // Tables of a StateCode in shared memory.
@@ -119,7 +124,13 @@ __device__ inline bool divide(const StateFacts& f, const float (&x)[8], float st
   if (codec::quotient_divides(d) && magnitude <= (up == 1.0f ? 0x1p63f : 0.5f)) {
     const float inverse = codec::div(1.0f, d);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) y[j] = codec::quotient(codec::mul(x[j], up), d, inverse);
+    for (int j = 0; j < 8; ++j) y[j] = x[j];
+    if (up != 1.0f) {
+#pragma unroll
+      for (int j = 0; j < 8; ++j) y[j] = codec::mul(y[j], up);
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) y[j] = codec::quotient(y[j], d, inverse);
     return true;
   }
 #pragma unroll
@@ -132,16 +143,16 @@ __device__ inline std::uint32_t draw_of(const std::uint32_t (&noise)[4], unsigne
 }
 
 // Codes of a book, a number each.
-__device__ inline void search(bool window, const BookSearch& book, const StateTables& t,
+__device__ inline void search(const StateFacts& f, const BookSearch& book, const StateTables& t,
                               const float (&y)[8], bool finite, std::uint32_t (&codes)[8]) {
-  if (window) {
-    const std::uint32_t side = book.has_negative ? book.side : 0u;
+  if (f.window) {
+    const std::uint32_t side = f.negative ? book.side : 0u;
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const auto u = std::bit_cast<std::int32_t>(y[j]);
       const std::int32_t sign = u >> 31;
       // Without negative bounds whatever is negative lies below the window.
-      std::int32_t bucket = side ? u >> 16 & 0x7fff : u >> 16;
+      std::int32_t bucket = f.negative ? u >> 16 & 0x7fff : u >> 16;
       bucket = ::min(::max(bucket, book.low), book.high) - book.low;
       const std::uint32_t entry =
           t.entries[static_cast<std::uint32_t>(bucket) + (static_cast<std::uint32_t>(sign) & side)];
@@ -186,7 +197,7 @@ __device__ inline uint2 encode(const StateFacts& f, const StateCode& c, const St
                                 : codec::encode_float(c.small, y[j]);
       break;
     case StateCode::Kind::Book:
-      search(f.window, c.book, t, y, finite, codes);
+      search(f, c.book, t, y, finite, codes);
       if (!f.stochastic) break;
 #pragma unroll
       for (unsigned j = 0; j < 8; ++j)

@@ -31,9 +31,10 @@ struct StateCode {
   Kind kind = Kind::Int;
   ScaleType scale = ScaleType::F32;
   bool packed = false, stochastic = false, reciprocal = false;
-  std::uint32_t lanes = 0;  // that hold a group; 64: the whole of two vectors a lane
-  float low = 0, high = 0;  // integers
-  std::uint32_t sign = 0;   // its bit in an integer's code; 0: unsigned
+  std::uint32_t log_group = 0;  // elements
+  std::uint32_t lanes = 0;      // that hold a group; 64: the whole of two vectors a lane
+  float low = 0, high = 0;      // integers
+  std::uint32_t sign = 0;       // its bit in an integer's code; 0: unsigned
   codec::SmallFloat small{4, 3};
   codec::RangeRule range{QuantSpec{}};
   codec::StepRule step{QuantSpec{}};
@@ -41,11 +42,10 @@ struct StateCode {
   float values[256] = {};  // of a float's or a book's codes
 
   explicit StateCode(const std::optional<QuantSpec>& spec);
-  bool is_plain_book() const {
-    return coded && kind == Kind::Book && !packed && !stochastic && !reciprocal &&
-           book.has_window && scale == ScaleType::F32;
+  bool is_plain_book(bool with_negative) const {
+    return coded && book.has_negative == with_negative && kind == Kind::Book && !packed &&
+           !stochastic && !reciprocal && book.has_window && scale == ScaleType::F32;
   }
-  NIBBLE_HD std::uint32_t group() const { return lanes * 8; }
 };
 
 }  // namespace nibble::cuda

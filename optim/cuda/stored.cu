@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "optim/cuda/lane_words.cuh"
 #include "optim/cuda/state_code.cuh"
 #include "optim/update_math.h"
 
@@ -39,156 +40,42 @@ struct Work {
 };
 static_assert(sizeof(Work) <= 32764);
 
-// ---- eight elements as they lie in memory --------------------------------------------------
-
-// Bytes of them, as words; what lies past the end is 0.
-struct Raw {
-  std::uint32_t w[8];
-};
-
-// How many elements a lane has, and whether they make aligned vectors of eight.
-struct Extent {
-  int count;
-  bool whole;
-};
-
-template <int kWords>
-__device__ void load_words(Raw& to, const void* from, Extent bytes) {
-  if (bytes.whole) {
-    constexpr int kPart = kWords < 4 ? kWords : 4;
-#pragma unroll
-    for (int i = 0; i < kWords; i += kPart) {
-      const auto part =
-          load_vector<std::uint32_t, kPart>(static_cast<const std::uint32_t*>(from) + i);
-#pragma unroll
-      for (int j = 0; j < kPart; ++j) to.w[i + j] = part[j];
-    }
-    return;
-  }
-  const auto* p = static_cast<const std::uint8_t*>(from);
-#pragma unroll
-  for (int i = 0; i < kWords; ++i) {
-    to.w[i] = 0;
-#pragma unroll
-    for (int j = 0; j < 4; ++j)
-      if (4 * i + j < bytes.count) to.w[i] |= std::uint32_t{p[4 * i + j]} << (8 * j);
-  }
-}
-template <int kWords>
-__device__ void store_words(void* to, const Raw& from, Extent bytes) {
-  if (bytes.whole) {
-    constexpr int kPart = kWords < 4 ? kWords : 4;
-#pragma unroll
-    for (int i = 0; i < kWords; i += kPart) {
-      Vector<std::uint32_t, kPart> part;
-#pragma unroll
-      for (int j = 0; j < kPart; ++j) part[j] = from.w[i + j];
-      store_vector(static_cast<std::uint32_t*>(to) + i, part);
-    }
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < kWords; ++i)
-#pragma unroll
-    for (int j = 0; j < 4; ++j)
-      if (4 * i + j < bytes.count)
-        static_cast<std::uint8_t*>(to)[4 * i + j] = static_cast<std::uint8_t>(from.w[i] >> (8 * j));
-}
-
-__device__ void load_values(Raw& to, const void* from, std::int64_t at, bool bf16, Extent n) {
-  if (bf16)
-    load_words<4>(to, static_cast<const bfloat16*>(from) + at, {2 * n.count, n.whole});
-  else
-    load_words<8>(to, static_cast<const float*>(from) + at, {4 * n.count, n.whole});
-}
-__device__ void values_of(const Raw& from, bool bf16, float (&x)[8]) {
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    const std::uint32_t half = from.w[j / 2] >> (16 * (j % 2)) << 16;
-    x[j] = std::bit_cast<float>(bf16 ? half : from.w[j]);
-  }
-}
-__device__ void store_f32(void* to, std::int64_t at, const float (&x)[8], Extent n) {
-  Raw raw;
-#pragma unroll
-  for (int j = 0; j < 8; ++j) raw.w[j] = std::bit_cast<std::uint32_t>(x[j]);
-  store_words<8>(static_cast<float*>(to) + at, raw, {4 * n.count, n.whole});
-}
-__device__ void store_bf16(void* to, std::int64_t at, const bfloat16 (&x)[8], Extent n) {
-  Raw raw;
-#pragma unroll
-  for (int j = 0; j < 4; ++j)
-    raw.w[j] = x[2 * j].bits | static_cast<std::uint32_t>(x[2 * j + 1].bits) << 16;
-  store_words<4>(static_cast<bfloat16*>(to) + at, raw, {2 * n.count, n.whole});
-}
-
-__device__ void store_values(void* to, std::int64_t at, const float (&x)[8], bool bf16, Extent n) {
-  if (!bf16) return store_f32(to, at, x, n);
-  bfloat16 y[8];
-#pragma unroll
-  for (int j = 0; j < 8; ++j) y[j] = bfloat16(x[j]);
-  store_bf16(to, at, y, n);
-}
-
-// The draws of elements at … at + 7 of a stream.
-__device__ void draw(const RngKey& draws, std::uint32_t site, std::int64_t at,
-                     std::uint32_t (&noise)[4]) {
-  const Draws16 stream({draws.seed, site, nullptr}, draws.step_value());
-  const auto block = static_cast<std::uint64_t>(at) >> 3;
-  const auto skip = static_cast<unsigned>(at & 7);
-  const Philox first = stream.block(block);
-  if (skip == 0) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) noise[i] = first.v[static_cast<unsigned>(i)];
-    return;
-  }
-  // The eight words of two blocks, moved by the numbers to skip: no word is indexed by one, which
-  // would take local memory.
-  const Philox second = stream.block(block + 1);
-  std::uint32_t w[8];
-#pragma unroll
-  for (unsigned i = 0; i < 4; ++i) w[i] = first.v[i], w[4 + i] = second.v[i];
-#pragma unroll
-  for (unsigned i = 0; i < 6; ++i) w[i] = skip & 4 ? w[i + 2] : w[i];
-#pragma unroll
-  for (unsigned i = 0; i < 5; ++i) w[i] = skip & 2 ? w[i + 1] : w[i];
-#pragma unroll
-  for (unsigned i = 0; i < 4; ++i) noise[i] = skip & 1 ? __funnelshift_r(w[i], w[i + 1], 16) : w[i];
-}
-
 // ---- the kernel ----------------------------------------------------------------------------
 
 // A warp's share of a step: kEach vectors of eight elements a lane, side by side in a row.
-template <int kEach>
+template <int kEach, bool kVectors>
 struct Place {
   std::int64_t row, cols, col[kEach], at[kEach];
-  Extent n[kEach];
+  Extent<kVectors> n[kEach];
 };
 
 // A state of a unit: loaded, decoded; encoded.
-template <int kEach, Known kKnown>
+template <int kEach, Known kKnown, bool kVectors>
 struct State {
+  using Here = Place<kEach, kVectors>;
   const StateCode& c;
   const StateTables& t;
   const StateFacts f;
-  const Place<kEach>& p;
+  const Here& p;
   bool bf16;  // values
   Raw raw[kEach];
   float step[kEach];
 
-  __device__ State(const StateCode& code, const StateTables& tables, const Place<kEach>& place,
+  __device__ State(const StateCode& code, const StateTables& tables, const Here& place,
                    bool is_bf16)
       : c(code), t(tables), f(facts_of<kKnown>(code)), p(place), bf16(is_bf16) {}
 
   __device__ std::int64_t scale_at(int e) const {
-    const std::uint32_t group = c.group();
-    return p.row * ((p.cols + group - 1) / group) + p.col[e] / group;
+    const std::int64_t across = (p.cols + (1 << c.log_group) - 1) >> c.log_group;
+    return p.row * across + (p.col[e] >> c.log_group);
   }
   template <class Byte>
   __device__ Byte* codes_at(Byte* codes, int e) const {
     return f.packed ? codes + p.row * ((p.cols + 1) / 2) + p.col[e] / 2 : codes + p.at[e];
   }
-  __device__ Extent packed_bytes(int e) const { return {(p.n[e].count + 1) / 2, p.n[e].whole}; }
+  __device__ Extent<kVectors> packed_bytes(int e) const {
+    return {(p.n[e].count + 1) / 2, p.n[e].whole};
+  }
 
   __device__ void load(const void* values, const void* scales) {
     const auto* codes = static_cast<const std::uint8_t*>(values);
@@ -255,8 +142,9 @@ struct State {
   }
 };
 
-__device__ void store_weight(const Segment& s, std::int64_t at, Extent n, const RngKey& draws,
-                             const float (&w)[8]) {
+template <bool kVectors>
+__device__ void store_weight(const Segment& s, std::int64_t at, Extent<kVectors> n,
+                             const RngKey& draws, const float (&w)[8]) {
   if (!s.bf16_weight) return store_f32(s.weight, at, w, n);
   std::uint32_t noise[4];
   draw(draws, s.weight_site, at, noise);
@@ -266,12 +154,12 @@ __device__ void store_weight(const Segment& s, std::int64_t at, Extent n, const 
   store_bf16(s.weight, at, y, n);
 }
 
-template <int kEach>
-inline constexpr int kBlocks = kEach == 1 ? 3 : 2;  // of a multiprocessor
+template <int kEach, Known kM>  // blocks of a multiprocessor
+inline constexpr int kBlocks = kM == Known::SignedBook ? 3 : 2;
 
 // A warp takes units of 256 · kEach columns of a row: whole groups.
-template <int kEach, Known kM, Known kV>
-__global__ void __launch_bounds__(kBlock, kBlocks<kEach>)
+template <int kEach, Known kM, Known kV, bool kVectors>
+__global__ void __launch_bounds__(kBlock, kBlocks<kEach, kM>)
     stored_kernel(const __grid_constant__ Work work) {
   extern __shared__ std::uint32_t shared[];
   auto& m_tables = *reinterpret_cast<StateTables*>(shared);
@@ -295,7 +183,7 @@ __global__ void __launch_bounds__(kBlock, kBlocks<kEach>)
     const Segment& s = work.segments[own];
     if (moved) element = rule_of(s);
 
-    Place<kEach> p;
+    Place<kEach, kVectors> p;
     std::uint32_t across = unit - s.first_unit, row = 0;
     if (s.rows > 1) row = across / s.units_across, across -= row * s.units_across;
     p.row = row, p.cols = s.cols;
@@ -304,12 +192,13 @@ __global__ void __launch_bounds__(kBlock, kBlocks<kEach>)
       p.col[e] = (std::int64_t{across} * kEach + e) * 256 + lane * 8;
       p.at[e] = p.row * s.cols + p.col[e];
       const std::int64_t left = s.cols - p.col[e];
-      p.n[e].count = left >= 8 ? 8 : left > 0 ? static_cast<int>(left) : 0;
-      p.n[e].whole = s.vectors && left >= 8;
+      const bool some = left > 0;
+      p.n[e].count = left >= 8 || (kVectors && some) ? 8 : some ? static_cast<int>(left) : 0;
+      p.n[e].whole = kVectors ? some : s.vectors && left >= 8;
     }
     Raw raw_w[kEach], raw_g[kEach];
-    State<kEach, kM> m_state(work.codes[0], m_tables, p, s.bf16_states[0]);
-    State<kEach, kV> v_state(work.codes[1], v_tables, p, s.bf16_states[1]);
+    State<kEach, kM, kVectors> m_state(work.codes[0], m_tables, p, s.bf16_states[0]);
+    State<kEach, kV, kVectors> v_state(work.codes[1], v_tables, p, s.bf16_states[1]);
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
       load_values(raw_w[e], s.weight, p.at[e], s.bf16_weight, p.n[e]);
@@ -337,28 +226,8 @@ __global__ void __launch_bounds__(kBlock, kBlocks<kEach>)
 
 // ---- the launch ----------------------------------------------------------------------------
 
-// Parameters whose states have one form.
-struct Launch {
-  std::optional<QuantSpec> specs[2];
-  std::vector<StoredUpdate*> updates;
-};
-std::vector<Launch> launches_of(std::vector<StoredUpdate>& all) {
-  std::vector<Launch> launches;
-  for (StoredUpdate& u : all) {
-    if (u.weight.numel() == 0) continue;
-    const auto fits = [&](const Launch& l) {
-      return l.updates.size() < kSegments && l.specs[0] == u.states[0].spec &&
-             l.specs[1] == u.states[1].spec;
-    };
-    auto at = std::ranges::find_if(launches, fits);
-    if (at == launches.end())
-      at = launches.insert(at, Launch{{u.states[0].spec, u.states[1].spec}, {}});
-    at->updates.push_back(&u);
-  }
-  return launches;
-}
-
-Segment segment_of(StoredUpdate& u, int each, std::uint32_t first_unit) {
+// But for its units.
+Segment segment_of(StoredUpdate& u) {
   Segment s{};
   s.weight = u.weight.raw(), s.gradient = u.gradient.raw();
   s.group = u.group;
@@ -380,16 +249,38 @@ Segment segment_of(StoredUpdate& u, int each, std::uint32_t first_unit) {
     }
   }
   if (one_row) s.cols *= s.rows, s.rows = 1;
-  s.vectors = aligned && (s.rows == 1 || s.cols % 8 == 0);
-  s.first_unit = first_unit;
-  s.units_across = static_cast<std::uint32_t>(ceil_div(s.cols, 256 * each));
+  s.vectors = aligned && s.cols % 8 == 0;
   return s;
+}
+
+// Parameters whose states have one form.
+struct Launch {
+  std::optional<QuantSpec> specs[2];
+  bool vectors;
+  std::vector<Segment> segments;
+};
+std::vector<Launch> launches_of(std::vector<StoredUpdate>& all) {
+  std::vector<Launch> launches;
+  for (StoredUpdate& u : all) {
+    if (u.weight.numel() == 0) continue;
+    const Segment s = segment_of(u);
+    const auto fits = [&](const Launch& l) {
+      return l.segments.size() < kSegments && l.vectors == s.vectors &&
+             l.specs[0] == u.states[0].spec && l.specs[1] == u.states[1].spec;
+    };
+    auto at = std::ranges::find_if(launches, fits);
+    if (at == launches.end())
+      at = launches.insert(at, Launch{{u.states[0].spec, u.states[1].spec}, s.vectors, {}});
+    at->segments.push_back(s);
+  }
+  return launches;
 }
 
 template <int kEach, Known kM = Known::Nothing, Known kV = kM>
 void run(Work& work, const Launch& l) {
-  for (StoredUpdate* u : l.updates) {
-    const Segment s = segment_of(*u, kEach, work.units);
+  for (Segment s : l.segments) {
+    s.first_unit = work.units;
+    s.units_across = static_cast<std::uint32_t>(ceil_div(s.cols, 256 * kEach));
     const std::int64_t units = work.units + s.rows * s.units_across;
     NIBBLE_CHECK(units < std::int64_t{1} << 32, "adam", "got {} elements on a GPU, expected less",
                  units * 256);
@@ -398,14 +289,16 @@ void run(Work& work, const Launch& l) {
   }
   const std::size_t shared = StateTables::bytes(work.codes[0]) + StateTables::bytes(work.codes[1]);
   const std::int64_t blocks = std::min<std::int64_t>(
-      ceil_div(work.units, kWarps), std::int64_t{multiprocessors()} * kBlocks<kEach>);
-  launch(stored_kernel<kEach, kM, kV>, static_cast<unsigned>(blocks), kBlock, shared, work);
+      ceil_div(work.units, kWarps), std::int64_t{multiprocessors()} * kBlocks<kEach, kM>);
+  launch(stored_kernel<kEach, kM, kV, kM != Known::Nothing>, static_cast<unsigned>(blocks), kBlock,
+         shared, work);
 }
 
 }  // namespace
 
 void adam_stored(std::vector<StoredUpdate>& all, const AdamRule& rule, const StepScalars* step,
                  const Tensor& corrections, const RngKey& draws) {
+  using enum Known;
   for (const Launch& l : launches_of(all)) {
     const auto work =
         std::make_unique<Work>(Work{.segments = {},
@@ -419,10 +312,10 @@ void adam_stored(std::vector<StoredUpdate>& all, const AdamRule& rule, const Ste
     const StateCode &m = work->codes[0], &v = work->codes[1];
     if (m.lanes > kWarp || v.lanes > kWarp)
       run<2>(*work, l);
-    else if (!m.coded && !v.coded)
-      run<1, Known::Values>(*work, l);
-    else if (m.is_plain_book() && v.is_plain_book())
-      run<1, Known::PlainBook>(*work, l);
+    else if (l.vectors && !m.coded && !v.coded)
+      run<1, Values>(*work, l);
+    else if (l.vectors && m.is_plain_book(true) && v.is_plain_book(false))
+      run<1, SignedBook, UnsignedBook>(*work, l);
     else
       run<1>(*work, l);
   }
