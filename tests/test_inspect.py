@@ -157,6 +157,11 @@ class Inspect(TrainedCase):
         categories = ("parameters", "gradients", "moments", "activations", "encodings", "logits", "workspace", "batch")
         self.assertEqual(set(memory), set(categories) | {"peak", "checkpoint"})
         self.assertEqual(memory["peak"], sum(memory[k] for k in categories))
+        everything = sum(p["tensors"] for p in report["parameters"])
+        self.assertEqual(report["update"], {"optimizer": "adamw", "at_once": everything, "apart": {}})
+        update = self.inspect(self.config, "--set", "recipe=m1_8_row")["update"]
+        self.assertEqual([reason.split(")")[0] for reason in update["apart"]], ["sim(int8:row:floor1e-08"])
+        self.assertEqual(update["at_once"] + sum(update["apart"].values()), everything)
         plain = self.inspect(self.config)
         self.assertEqual({p["mode"] for p in plain["products"]}, {"dense"})
         every = self.inspect(self.config, "--set", "model.layers=2", "--all")
