@@ -8,6 +8,7 @@
 #include "quant/pair_twin.h"
 #include "quant/qtensor.h"
 #include "tensor/ops.h"
+#include "tensor/recorded_work.h"
 
 namespace nibble::bench {
 namespace {
@@ -280,10 +281,21 @@ class Kernels {
     std::unique_ptr<AdamW> optimizer;
     StepState state;
     Tensor before, gradient;  // of a few rows of the first one
+    std::unique_ptr<RecordedWork> recorded;
+    int runs = 0;
     explicit Model(Device device) : state(device) {}
-    void wake() {
-      state.begin(0, 1e-3);
+    // As a training step does: on a GPU recorded after the first time.
+    void run(const std::function<void()>& work) {
       for (Parameter* p : all) p->set_has_grad(true);
+      if (runs++ == 0 || !RecordedWork::supported(state.device())) {
+        work();
+        return;
+      }
+      if (!recorded) {
+        recorded = std::make_unique<RecordedWork>(state.device());
+        recorded->record(work);
+      }
+      recorded->replay();
     }
   };
   std::shared_ptr<Model> model_of(const std::vector<Shape>& shapes,
@@ -299,6 +311,7 @@ class Kernels {
     }
     m->before = head(m->all.front()->storage());
     m->gradient = head(m->all.front()->grad());
+    m->state.begin(0, 1e-3);
     m->optimizer = std::make_unique<AdamW>(
         std::vector<ParameterGroup>{{.parameters = m->all, .weight_decay = 0.1}}, options);
     return m;
@@ -346,8 +359,7 @@ class Kernels {
                       shapes.size() == 1 ? shapes.front() : Shape{numel}, bytes,
                       [=, this] {
                         if (!*m) *m = model_of(shapes, options);
-                        (*m)->wake();
-                        (*m)->optimizer->step((*m)->state);
+                        (*m)->run([&] { (*m)->optimizer->step((*m)->state); });
                       },
                       [=] { return update_error(**m); }});
   }
@@ -358,8 +370,7 @@ class Kernels {
     cases_.push_back({"gradient norm" + what, Shape{numel}, 4 * static_cast<double>(numel),
                       [=, this] {
                         if (!*m) *m = model_of(shapes, {});
-                        (*m)->wake();
-                        queue_clip_gradients((*m)->all, 1, (*m)->state);
+                        (*m)->run([&] { queue_clip_gradients((*m)->all, 1, (*m)->state); });
                       },
                       [=] {
                         double squares = 0;
