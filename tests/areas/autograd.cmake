@@ -4,6 +4,6 @@ nibble_test(autograd
           test_tape.cpp test_tape_gradients.cpp test_checkpoint.cpp
   LINK nibble::autograd)
 nibble_test(linear
-      test_delayed_scaling.cpp test_linear.cpp test_linear_cross_entropy.cpp test_linear_operands.cpp
-      test_producers.cpp
+  SOURCES test_linear.cpp test_linear_operands.cpp test_producers.cpp test_linear_cross_entropy.cpp
+          test_delayed_scaling.cpp
   LINK nibble::autograd)
