@@ -25,9 +25,9 @@ struct IntGemmLayout {
 };
 // Of a contraction that Resident serves: more would not fit beside its stages.
 inline constexpr std::int64_t kMaxResidentDepth = 768;
-// Library: only where it is asked for, as a second opinion. Wgmma: symmetric codes that fit int8
-// (I8, U4x2), in one block or blocks of a multiple of 128. Resident: in one short block, for
-// 1024 rows and 384 columns or more. Tiles: in blocks of 32 or 64.
+// Library: only where it is asked for, as a second opinion. Wgmma: any codes and zero points in one
+// block, or symmetric codes that fit int8 (I8, U4x2) in blocks of a multiple of 128. Resident: such
+// codes in one short block, for 1024 rows and 384 columns or more. Tiles: in blocks of 32 or 64.
 IntGemmRoute int_gemm_route(const IntGemmLayout& layout);
 // Half a sentence: "its codes have zero points".
 std::string_view int_gemm_reason(const IntGemmLayout& layout);

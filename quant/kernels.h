@@ -103,7 +103,11 @@ constexpr std::int64_t segment_blocks(std::int64_t m, std::int64_t n, std::int64
 // + bias, rounding to c's dtype when not accumulating, else c + that.
 NIBBLE_KERNEL(int_gemm, Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_t k,
               std::int64_t block, const Tensor& bias, bool accumulate)
-// The same of e4m3 and e5m2 codes, and not exact: sums are f32, one product for each contraction
+// c = tanh-GELU of what int_gemm writes in c's dtype: `before`, which is a result too if defined.
+// Both are contiguous.
+NIBBLE_KERNEL(int_gemm_gelu, Tensor& c, Tensor& before, const CodeOperand& a, const CodeOperand& b,
+              std::int64_t k, std::int64_t block, const Tensor& bias)
+// int_gemm of e4m3 and e5m2 codes, and not exact: sums are f32, one product for each contraction
 // block, then rescale_product's steps in ascending order (no segments), then + bias in f32 (F32 or
 // BF16 [N], may be undefined), rounding to c's dtype or c + that. The CPU sums decoded codes in f32
 // (tensor/kernels.h, matmul). A GPU's tensor cores (quant/fp8_route.h) align the 32 products of an

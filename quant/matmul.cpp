@@ -121,8 +121,21 @@ void small_float_product(Tensor& c, const Operands& p, std::int64_t block, const
   c.bump_version();
 }
 
+// GELU that ends a product.
+struct Gelu {
+  bool applies = false;
+  Tensor* before = nullptr;
+};
+// c becomes GELU(c).
+void apply(const Gelu& gelu, Tensor& c) {
+  if (!gelu.applies) return;
+  const Tensor before = c;
+  c = ops::gelu(before);
+  if (gelu.before) *gelu.before = before;
+}
+
 void real_product(Tensor& c, const Operands& p, const Tensor& bias, bool accumulate,
-                  Accumulation accumulation) {
+                  Accumulation accumulation, const Gelu& gelu = {}) {
   NIBBLE_CHECK(p.a.codes && p.b.codes, kOp,
                "a real product needs two encoded operands: got {} and {}; encode both, or use mode "
                "simulated",
@@ -136,10 +149,18 @@ void real_product(Tensor& c, const Operands& p, const Tensor& bias, bool accumul
   const bool narrow = bias && bias.dtype() == DType::BF16 && a.format.is_float();
   Tensor wide = bias && !narrow ? bias.to(DType::F32) : bias;
   if (wide) wide = ops::contiguous(wide);  // kernels read it as a run
-  if (a.format.is_float()) return small_float_product(c, p, block, wide, accumulate, accumulation);
-  NIBBLE_DISPATCH(c.device(),
-                  int_gemm(c, code_operand(*p.a.codes, "lhs"), code_operand(*p.b.codes, "rhs"), p.k,
-                           block, wide, accumulate));
+  if (a.format.is_float()) {
+    small_float_product(c, p, block, wide, accumulate, accumulation);
+    return apply(gelu, c);
+  }
+  const CodeOperand x = code_operand(*p.a.codes, "lhs"), y = code_operand(*p.b.codes, "rhs");
+  if (gelu.applies) {
+    Tensor before;
+    if (gelu.before) *gelu.before = before = Tensor::empty(c.shape(), c.dtype(), c.device());
+    NIBBLE_DISPATCH(c.device(), int_gemm_gelu(c, before, x, y, p.k, block, wide));
+  } else {
+    NIBBLE_DISPATCH(c.device(), int_gemm(c, x, y, p.k, block, wide, accumulate));
+  }
   c.bump_version();
 }
 
@@ -156,12 +177,16 @@ Tensor matmul_nt(const Value& lhs, const Value& rhs, const MatmulOptions& option
   const Tensor& bias = options.bias;
   NIBBLE_CHECK(!bias || (bias.shape() == Shape{p.n} && is_float(bias.dtype())), kOp,
                "bias: got {}, expected floats of shape [{}]", describe(bias), p.n);
+  NIBBLE_CHECK(options.gelu || !options.before, kOp,
+               "`before` was asked for without gelu; it is the result itself then");
+  const Gelu gelu{options.gelu, options.before};
   Tensor c = Tensor::empty({p.m, p.n}, options.out, p.a.device());
   if (is_real(p, options.mode)) {
-    real_product(c, p, bias, false, options.accumulation);
+    real_product(c, p, bias, false, options.accumulation, gelu);
   } else {
     simulated_product(c, p, false);
     if (bias) ops::add_bias(c, bias.to(c.dtype()));
+    apply(gelu, c);
   }
   return c;
 }

@@ -119,6 +119,8 @@ struct MatmulOptions {
   DType out = DType::F32;
   Tensor bias;  // [N], optional
   Accumulation accumulation = Accumulation::Full;
+  bool gelu = false;         // tanh-GELU of the result, rounded to `out` before and after
+  Tensor* before = nullptr;  // with gelu: set to what it was applied to
 };
 // a[M, K] · b[N, K]ᵀ → [M, N]. Dense × dense is a float product. Real with quantized operands:
 // integer × integer with tensor, row, group(g) or block(b) scales (equal K-blocks), float8 ×

@@ -190,7 +190,8 @@ class Inspect(TrainedCase):
             return {(p["kernel"], p["fallback"]) for p in report["products"]}
         head = ("cublaslt bf16", False)
         self.assertEqual(kernels("recipe=int8"), {("wgmma", False), ("wgmma resident", False), head})
-        self.assertEqual(kernels("recipe=none,fprop=uint8:row:asym|int8:row|real"),
+        self.assertEqual(kernels("recipe=none,fprop=uint8:row:asym|int8:row|real"), {("wgmma", False), head})
+        self.assertEqual(kernels("recipe=none,fprop=uint8:group48:asym|int8:row|real"),
                          {("general dp4a", True), head})
         self.assertEqual(kernels("recipe=int8", device="cpu"), {("cpu int kernel", False), ("cpu bf16 product", False)})
         report = self.inspect("gpt2.jsonnet", "--set", "recipe=w8a8")
@@ -199,7 +200,7 @@ class Inspect(TrainedCase):
                          ("cpu bf16 product", "codes are decoded to bf16 first"))
         self.assertIn("real, general dp4a ← FALLBACK: uint8 x int8 codes",
                       self.ok("inspect", "gpt2.jsonnet", "--device", "cuda", "--set",
-                              "recipe=none,fprop=uint8:row:asym|int8:row|real"))
+                              "recipe=none,fprop=uint8:group48:asym|int8:row|real"))
 
     def fits_80_columns(self, *arguments):
         for line in self.ok("inspect", *arguments).splitlines():

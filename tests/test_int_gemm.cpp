@@ -9,6 +9,7 @@
 #include "quant/cpu/int_gemm.h"
 #include "quant/kernels.h"
 #include "quant/qtensor.h"
+#include "quant/stream_k.h"
 #include "tensor/thread_pool.h"
 
 using namespace nibble;
@@ -327,4 +328,57 @@ TEST_CASE("int gemm: every kind of tile gives the same products") {
           }
           for (const auto& result : results) CHECK(result == results.back());
         }
+}
+
+// Every step of every tile is taken once; parts know each other; and all workers come to an end
+// when each runs until it waits for a part that has not been left yet.
+TEST_CASE("stream-K: parts cover the tiles and nobody waits in a circle") {
+  for (const StreamK& plan :
+       {StreamK{9, 256, 66, 9, 1}, StreamK{27, 256, 66, 27, 1}, StreamK{27, 256, 66, 27, 4},
+        StreamK{49, 64, 66, 49, 1}, StreamK{224, 13, 66, 26, 2}, StreamK{3, 24, 18, 3, 1},
+        StreamK{1, 7, 5, 1, 1}, StreamK{100, 4, 30, 100, 3}, StreamK{5, 8, 2, 5, 1},
+        StreamK{7, 3, 4, 0, 0}}) {
+    REQUIRE(plan.is_valid());
+    struct Event {
+      bool leaves;
+      TilePart part;
+    };
+    std::vector<std::vector<Event>> of(plan.workers);
+    std::vector<int> steps(plan.tiles * plan.steps), used(plan.slots());
+    for (std::uint32_t worker = 0; worker < plan.workers; ++worker)
+      StreamKWalk(plan, worker)
+          .run(
+              [&](const TilePart& x) {
+                REQUIRE(x.part < x.parts);
+                for (std::uint32_t i = 0; i < x.steps; ++i)
+                  ++steps[x.tile * plan.steps + x.first_step + i];
+                if (x.is_split()) ++used.at(x.slot + x.part);
+              },
+              [&](const TilePart& x) {
+                of[worker].push_back({true, x});
+              },
+              [&](const TilePart& x, bool late) {
+                if (x.is_split() && !late) of[worker].push_back({true, x});
+                of[worker].push_back({false, x});
+              });
+    CHECK(std::ranges::all_of(steps, [](int n) { return n == 1; }));
+    CHECK(std::ranges::all_of(used, [](int n) { return n <= 1; }));
+    std::vector<std::uint32_t> arrived(plan.slots()), ended(plan.tiles);
+    std::vector<std::size_t> at(plan.workers);
+    for (bool moved = true; moved;) {
+      moved = false;
+      for (std::uint32_t worker = 0; worker < plan.workers; ++worker)
+        for (; at[worker] < of[worker].size(); ++at[worker], moved = true) {
+          const Event& e = of[worker][at[worker]];
+          if (e.leaves)
+            ++arrived[e.part.slot];
+          else if (e.part.is_split() && arrived[e.part.slot] < e.part.parts)
+            break;
+          else
+            for (std::uint32_t slice = 0; slice < 8; ++slice)
+              ended[e.part.tile] += e.part.owner(slice, 8) == e.part.part ? 1 : 0;
+        }
+    }
+    CHECK(std::ranges::all_of(ended, [](std::uint32_t n) { return n == 8; }));
+  }
 }

@@ -105,8 +105,15 @@ TEST_CASE("product route: a GPU's kernels are named without a GPU") {
            {"int8:group48", "int8:row", kSmall, "general dp4a",
             "int8 x int8 codes in contraction blocks of 48 of 96: blocks are neither 32, 64 nor a "
             "multiple of 128"},
-           {"uint8:row:asym", "int8:row", kSmall, "general dp4a",
-            "uint8 x int8 codes in contraction blocks of 96 of 96: zero points need sums of codes"},
+           {"uint8:row:asym", "int8:row", large, "wgmma",
+            "uint8 x int8 codes in contraction blocks of 768 of 768: zero points, one scale over "
+            "the contraction"},
+           {"uint8:row", "int8:row", large, "wgmma",
+            "uint8 x int8 codes in contraction blocks of 768 of 768: u8 codes, one scale over the "
+            "contraction"},
+           {"uint8:group32:asym", "int8:row", kSmall, "general dp4a",
+            "uint8 x int8 codes in contraction blocks of 32 of 96: zero points of several blocks "
+            "need sums of codes of each"},
            {"int8:row",
             "int8:row",
             {.m = 4, .n = 4, .k = 131072},

@@ -91,6 +91,32 @@ TEST_CASE("matmul_nt: power-of-two steps make real, simulated and exact products
   }
 }
 
+// Tier: exact.
+TEST_CASE("matmul_nt: GELU at the end equals GELU of the product") {
+  const Tensor x = Tensor::uniform({9, 64}, -2, 2, RngKey{1, 1}),
+               w = Tensor::uniform({7, 64}, -1, 1, RngKey{1, 2}),
+               bias = Tensor::uniform({7}, -1, 1, RngKey{1, 3});
+  for (const auto& [lhs, rhs] :
+       {std::array{"int8:row", "int8:row"}, std::array{"int8:group32", "int8:group32"},
+        std::array{"uint8:row:asym", "int8:row"}, std::array{"e4m3:row", "e4m3:row"}})
+    for (const Mode mode : {Mode::Real, Mode::Simulated})
+      for (const DType out : {DType::F32, DType::BF16}) {
+        const QTensor a = quantize(x, parse_spec(lhs)), b = quantize(w, parse_spec(rhs));
+        const Tensor product = matmul_nt(a, b, {.mode = mode, .out = out, .bias = bias});
+        Tensor before;
+        const Tensor y = matmul_nt(
+            a, b, {.mode = mode, .out = out, .bias = bias, .gelu = true, .before = &before});
+        CHECK(before.to_vector() == product.to_vector());
+        CHECK(y.to_vector() == ops::gelu(product).to_vector());
+        const Tensor alone =
+            matmul_nt(a, b, {.mode = mode, .out = out, .bias = bias, .gelu = true});
+        CHECK(alone.to_vector() == y.to_vector());
+      }
+  Tensor before;
+  CHECK_THROWS_WITH_AS(matmul_nt(x, w, {.bias = {}, .before = &before}),
+                       doctest::Contains("without gelu"), Error);
+}
+
 TEST_CASE("matmul_nt: int8 keeps 20 dB in all three products") {
   const Tensor x = normal(160, 96, 1), w = normal(112, 96, 2), dy = normal(160, 112, 3);
   const auto row = parse_spec("int8:row:recip"), stochastic = parse_spec("int8:row:recip:sr");

@@ -345,6 +345,13 @@ void int_gemm(Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_
   }
 }
 
+void int_gemm_gelu(Tensor& c, Tensor& before, const CodeOperand& a, const CodeOperand& b,
+                   std::int64_t k, std::int64_t block, const Tensor& bias) {
+  Tensor y = before ? before : Tensor::empty(c.shape(), c.dtype());
+  int_gemm(y, a, b, k, block, bias, false);
+  gelu_tanh(c, y);
+}
+
 void rescale_product(Tensor& f, const Tensor& part, const CodeOperand& a, const CodeOperand& b,
                      std::int64_t index, std::int64_t blocks) {
   const std::int64_t n = f.size(1);

@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 
+#include "quant/cuda/whole_plan.h"
 #include "tensor/cuda/gemm_lt.h"
 #include "tensor/product_plans.h"
 
@@ -33,6 +34,10 @@ IntProductKey key_of(const IntProduct& p) {
           .b_columns = p.b.scales.size(1),
           .a_tile_rows = std::min(p.a.tile_rows, p.m()),
           .b_tile_rows = std::min(p.b.tile_rows, p.n())};
+}
+
+bool is_plain(const IntProductKey& x) {
+  return !x.zero_points && x.a != DType::U8 && x.b != DType::U8;
 }
 
 IntPlan make_plan(const IntProductKey& key) {
@@ -105,6 +110,28 @@ void int_gemm(Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_
   int_gemm_by(p, plan_of(key_of(p)));
 }
 
+void int_gemm_gelu(Tensor& c, Tensor& before, const CodeOperand& a, const CodeOperand& b,
+                   std::int64_t k, std::int64_t block, const Tensor& bias) {
+  const IntProduct p{c, a, b, k, std::max<std::int64_t>(block, 1), bias, false};
+  if (p.m() == 0 || p.n() == 0) return;
+  IntProductKey key = key_of(p);
+  key.gelu = true;
+  int_gemm_gelu_by(p, before, plan_of(key));
+}
+
+void int_gemm_gelu_by(const IntProduct& p, const Tensor& before, const IntPlan& plan) {
+  if (plan.fused) return int_gemm_gelu_whole(p, before);
+  Tensor c = p.c, y = before ? before : Tensor::empty(c.shape(), c.dtype(), c.device());
+  int_gemm(y, p.a, p.b, p.k, p.block, p.bias, false);
+  gelu_tanh(c, y);
+}
+
+void int_gemm_wgmma(const IntProduct& p) {
+  if (p.block < p.k) return int_gemm_grouped(p);
+  const bool is_signed = p.a.codes.dtype() != DType::U8 && p.b.codes.dtype() != DType::U8;
+  return p.a.zeros || p.b.zeros || !is_signed ? int_gemm_zeros(p) : int_gemm_whole(p);
+}
+
 void int_gemm_by(const IntProduct& product, const IntPlan& plan) {
   IntProduct p = product;
   p.plan = plan;
@@ -123,7 +150,9 @@ std::string to_text(const IntPlan& plan) {
     case IntGemmRoute::General: return "general";
     case IntGemmRoute::Resident: return "resident";
     case IntGemmRoute::Wgmma:
-      return plan.segment > 0 ? fmt::format("wgmma segment={}", plan.segment) : "wgmma";
+      if (plan.fused) return "wgmma fused";
+      return plan.columns > 0 ? fmt::format("wgmma columns={} rounds={}", plan.columns, plan.rounds)
+                              : "wgmma";
     case IntGemmRoute::Tiles: break;
   }
   if (plan.tile == IntPlan::Tile::Chosen) return "tiles";
@@ -134,10 +163,11 @@ std::string int_key(const IntProductKey& x) {
   const auto side = [](DType dtype, std::int64_t tile_rows, std::int64_t columns) {
     return fmt::format("{}/{}{}", to_string(dtype), tile_rows, columns > 1 ? "/blocks" : "");
   };
-  return fmt::format(
-      "int [{}, {}, {}] by {} a {} b {} c {}{}{}{}", x.m, x.n, x.k, std::min(x.block, x.k),
-      side(x.a, x.a_tile_rows, x.a_columns), side(x.b, x.b_tile_rows, x.b_columns), to_string(x.c),
-      x.zero_points ? " zeros" : "", x.accumulate ? " added" : "", x.bias ? " bias" : "");
+  return fmt::format("int [{}, {}, {}] by {} a {} b {} c {}{}{}{}{}", x.m, x.n, x.k,
+                     std::min(x.block, x.k), side(x.a, x.a_tile_rows, x.a_columns),
+                     side(x.b, x.b_tile_rows, x.b_columns), to_string(x.c),
+                     x.zero_points ? " zeros" : "", x.accumulate ? " added" : "",
+                     x.bias ? " bias" : "", x.gelu ? " gelu" : "");
 }
 
 std::vector<IntPlan> int_candidates(const IntProductKey& x) {
@@ -145,17 +175,26 @@ std::vector<IntPlan> int_candidates(const IntProductKey& x) {
   const IntGemmRoute route = int_gemm_route(layout_of(x));
   std::vector<IntPlan> plans{{.route = route}};
   if (route == IntGemmRoute::General) return plans;
-  const bool whole = x.block >= x.k;
-  if (route == IntGemmRoute::Resident) plans.push_back({.route = IntGemmRoute::Wgmma});
-  if (route == IntGemmRoute::Wgmma && whole && x.k <= kMaxResidentDepth)
-    plans.push_back({.route = IntGemmRoute::Resident});
-  if (route == IntGemmRoute::Wgmma && whole)
-    for (std::int64_t segment = 1024; segment < x.k && segment <= 32768; segment *= 2)
-      if (x.k / segment <= 64) plans.push_back({.route = route, .segment = segment});
+  using enum IntGemmRoute;
+  const bool whole = x.block >= x.k, plain = is_plain(x), resident = route == Resident;
+  const bool on_wgmma = whole && (resident || route == Wgmma);
+  if (x.gelu) {  // the product before the map has a key of its own
+    if (on_wgmma && plain) plans.push_back({.route = Wgmma, .fused = true});
+    return plans;
+  }
+  if (resident) plans.push_back({.route = Wgmma});
+  if (on_wgmma)
+    for (const std::uint32_t columns : kWholeColumns)
+      for (const std::uint32_t rounds : kWholeRounds)
+        if ((rounds == 0 || x.k >= kWholeMinSplit) && (plain || columns == 256))
+          plans.push_back({.route = Wgmma, .columns = columns, .rounds = rounds});
+  if (on_wgmma && plain && !resident && x.k <= kMaxResidentDepth)
+    plans.push_back({.route = Resident});
+  if (!plain) return plans;
   for (const Tile tile : {Tile::Large, Tile::Small})
-    plans.push_back({.route = IntGemmRoute::Tiles, .tile = tile});
+    plans.push_back({.route = Tiles, .tile = tile});
   // Its conditions, and sums that stay within 31 bits.
-  if (whole && x.m > 16 && x.n % 16 == 0) plans.push_back({.route = IntGemmRoute::Library});
+  if (whole && x.m > 16 && x.n % 16 == 0) plans.push_back({.route = Library});
   return plans;
 }
 

@@ -18,16 +18,19 @@ struct IntPlan {
   enum class Tile : std::uint8_t { Chosen, Large, Small };  // Tiles: 128 x 128 or 64 x 64 results
   IntGemmRoute route = IntGemmRoute::General;
   Tile tile = Tile::Chosen;  // Chosen: by how they fill the device
-  std::int64_t segment = 0;  // Wgmma, one contraction block: codes that a block sums; 0: the
-                             // segments of quant/kernels.h, which others always take
+  // Wgmma, one contraction block: results across a tile, and in how many rounds split tiles are
+  // taken (quant/cuda/whole_plan.h); 0 columns: chosen by what is estimated, rounds too.
+  std::uint32_t columns = 0, rounds = 0;
+  bool fused = false;  // a product that ends in GELU: in one kernel, else a map follows
   bool operator==(const IntPlan&) const = default;
 };
-std::string to_text(const IntPlan& plan);  // "wgmma segment=4096", "tiles large", "resident"
+std::string to_text(
+    const IntPlan& plan);  // "wgmma columns=256 rounds=1", "tiles large", "resident"
 // What a product's plan is looked up by in the process's table (tensor/product_plans.h).
 struct IntProductKey {
   std::int64_t m = 0, n = 0, k = 0, block = 0;
   DType a = DType::I8, b = DType::I8, c = DType::F32;
-  bool zero_points = false, accumulate = false, bias = false;
+  bool zero_points = false, accumulate = false, bias = false, gelu = false;
   std::int64_t a_columns = 1, b_columns = 1;  // of scales: 1, or one for each block
   std::int64_t a_tile_rows = 1, b_tile_rows = 1;
   auto operator<=>(const IntProductKey&) const = default;
@@ -38,8 +41,9 @@ std::vector<IntPlan> int_candidates(const IntProductKey& key);
 // Products of this process since its table last changed.
 std::vector<IntProductKey> int_products();
 
-// The routes. Codes of all but the last are K-major I8 in rows of k bytes, 16-byte aligned, k a
-// multiple of 16: `padded_codes` makes them (itself when they are), zeros beyond the true k.
+// The routes. Codes of all but the last are K-major bytes in rows of a multiple of 16, 16-byte
+// aligned: `padded_codes` makes them (itself when they are), U8 from U8 and else I8, zeros beyond
+// k.
 struct IntProduct {
   Tensor c;  // [M, N] F32 or BF16, rows may be strided
   CodeOperand a, b;
@@ -55,11 +59,17 @@ struct IntProduct {
 Tensor padded_codes(const CodeOperand& x, std::int64_t k);
 void int_gemm_library(const IntProduct& p);
 void int_gemm_resident(const IntProduct& p);  // one block of at most kMaxResidentDepth
-void int_gemm_wgmma(const IntProduct& p);    // compute capability 9.0, one block or several
-void int_gemm_grouped(const IntProduct& p);  // its kernel for several blocks of 128 · n codes
+void int_gemm_wgmma(const IntProduct& p);     // compute capability 9.0, by the parts that follow
+// One contraction block; with zero points or codes without sign; ending in GELU (`before`: what it
+// is applied to, may be undefined); several blocks of 128 · n codes.
+void int_gemm_whole(const IntProduct& p);
+void int_gemm_zeros(const IntProduct& p);
+void int_gemm_gelu_whole(const IntProduct& p, const Tensor& before);
+void int_gemm_grouped(const IntProduct& p);
 void int_gemm_tiles(const IntProduct& p);
 void int_gemm_general(const IntProduct& p);
 void int_gemm_by(const IntProduct& p, const IntPlan& plan);  // the route that the plan names
+void int_gemm_gelu_by(const IntProduct& p, const Tensor& before, const IntPlan& plan);
 // c rows [first, first + sums rows) from exact sums I32 [rows, N] of a product with one block.
 void scale_sums(const IntProduct& p, const Tensor& sums, std::int64_t first);
 

@@ -113,15 +113,6 @@ __device__ void sum_block(Sums& sums, const Problem& p, std::uint32_t row0, std:
   flush();
 }
 
-// Σ (qa + za)(qb + zb) in f64, each term rounded as on the CPU.
-__device__ inline float with_zeros(std::int64_t products, double za, double zb, std::int64_t rows_a,
-                                   std::int64_t rows_b, double codes) {
-  double sum = static_cast<double>(products);
-  sum = __dadd_rn(sum, __dmul_rn(za, static_cast<double>(rows_b)));
-  sum = __dadd_rn(sum, __dmul_rn(zb, static_cast<double>(rows_a)));
-  sum = __dadd_rn(sum, __dmul_rn(__dmul_rn(za, zb), codes));
-  return static_cast<float>(sum);
-}
 __device__ inline double zero_at(const Scales& s, std::int64_t index) {
   return s.zeros ? static_cast<double>(__ldg(s.zeros + index)) : 0.0;
 }

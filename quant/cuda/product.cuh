@@ -56,6 +56,17 @@ __device__ inline float scale_whole(float sum, float sa, float sb) {
   return __fmul_rn(__fmul_rn(sum, sa), sb);
 }
 
+// Σ (qa + za)(qb + zb) over k codes from Σ qa·qb and the rows' sums of codes: in f64, each term
+// rounded as on the CPU.
+__device__ inline float with_zeros(std::int64_t products, double za, double zb, std::int64_t rows_a,
+                                   std::int64_t rows_b, double k) {
+  double sum = static_cast<double>(products);
+  sum = __dadd_rn(sum, __dmul_rn(za, static_cast<double>(rows_b)));
+  sum = __dadd_rn(sum, __dmul_rn(zb, static_cast<double>(rows_a)));
+  sum = __dadd_rn(sum, __dmul_rn(__dmul_rn(za, zb), k));
+  return static_cast<float>(sum);
+}
+
 // c: rescaled results f become c (+)= f + bias, rounded once. Its dtype is a run-time branch: the
 // kernels are large, and it is taken once a result.
 struct Output {

@@ -103,12 +103,15 @@ __global__ void __launch_bounds__(256)
 }  // namespace
 
 Tensor padded_codes(const CodeOperand& x, std::int64_t k) {
-  if (x.codes.dtype() == DType::I8 && k % 16 == 0 && is_aligned(x.codes.raw(), 16)) return x.codes;
+  const DType dtype = x.codes.dtype() == DType::U8 ? DType::U8 : DType::I8;
+  if (x.codes.dtype() == dtype && x.codes.size(1) % 16 == 0 && is_aligned(x.codes.raw(), 16))
+    return x.codes;
   const std::int64_t rows = x.codes.size(0), chunks = ceil_div(k, 16);
-  Tensor padded = Tensor::empty({rows, chunks * 16}, DType::I8, x.codes.device());
+  Tensor padded = Tensor::empty({rows, chunks * 16}, dtype, x.codes.device());
   const std::int64_t n = rows * chunks;
-  launch(pad_codes_kernel, dim3(grid_for(n, 256)), dim3(256), 0, padded.data<std::int8_t>(),
-         codes_of(x), static_cast<std::uint32_t>(k), static_cast<std::uint32_t>(chunks), n);
+  launch(pad_codes_kernel, dim3(grid_for(n, 256)), dim3(256), 0,
+         reinterpret_cast<std::int8_t*>(padded.raw()), codes_of(x), static_cast<std::uint32_t>(k),
+         static_cast<std::uint32_t>(chunks), n);
   return padded;
 }
 

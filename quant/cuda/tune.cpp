@@ -125,9 +125,12 @@ MeasuredProduct measure(const IntProductKey& key, const std::vector<IntPlan>& pl
                      .block = key.block,
                      .bias = key.bias ? random_values({key.n}, DType::F32, 3) : Tensor(),
                      .accumulate = key.accumulate};
+  const Tensor before = key.gelu ? Tensor::empty(c.shape(), key.c, here()) : Tensor();
   std::vector<Candidate> candidates;
   for (const IntPlan& plan : plans)
-    candidates.push_back({to_text(plan), to_text(plan), [&p, plan] { int_gemm_by(p, plan); }});
+    candidates.push_back({to_text(plan), to_text(plan), [&, plan] {
+                            key.gelu ? int_gemm_gelu_by(p, before, plan) : int_gemm_by(p, plan);
+                          }});
   return measure(int_key(key), candidates, c, true, repeats);
 }
 

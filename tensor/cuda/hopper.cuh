@@ -172,6 +172,17 @@ __device__ inline void sync_threads(std::uint32_t name, std::uint32_t threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(name), "r"(threads) : "memory");
 }
 
+// ---- between blocks of a grid: order what others wrote before ------------------------------------
+
+__device__ inline void add_releasing(std::uint32_t* counter, std::uint32_t x) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(x) : "memory");
+}
+__device__ inline std::uint32_t load_acquiring(const std::uint32_t* counter) {
+  std::uint32_t x;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(counter) : "memory");
+  return x;
+}
+
 // ---- wgmma --------------------------------------------------------------------------------------
 
 // Operand of K-major rows of 128 bytes in the copy engine's 128-byte swizzle: groups of 8 rows lie

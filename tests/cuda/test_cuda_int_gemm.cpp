@@ -4,6 +4,8 @@
 #include <functional>
 
 #include "quant/cuda/int_gemm.h"
+#include "quant/cuda/whole_plan.h"
+#include "tensor/cuda/graph.h"
 #include "tests/cuda/lockstep.h"
 
 using namespace nibble;
@@ -128,8 +130,12 @@ TEST_CASE("cuda int gemm: the route follows from the layout") {
   CHECK(route({64, 64, 300, 32, kGroup, kGroup}) == Tiles);
   CHECK(route({64, 64, 300, 100, kGroup, kGroup}) == General);
   CHECK(route({64, 64, 301, 301, {kI4}, kRow}) == Wgmma);
-  CHECK(route({64, 64, 256, 256, {kU8}, kRow}) == General);
-  CHECK(route({64, 64, 256, 256, {kI8, 1, true, true}, kRow}) == General);
+  CHECK(route({64, 64, 256, 256, {kU8}, kRow}) == Wgmma);
+  CHECK(route({64, 64, 256, 128, {kU8}, kGroup}) == General);
+  CHECK(route({64, 64, 256, 256, {kI8, 1, true, true}, kRow}) == Wgmma);
+  CHECK(route({64, 64, 256, 128, {kI8, 1, true, true}, kGroup}) == General);
+  CHECK(route({64, 64, 33025, 33025, {kU8}, {kU8}}) == Wgmma);
+  CHECK(route({64, 64, 33026, 33026, {kU8}, {kU8}}) == General);  // sums may leave int32
   CHECK(route({64, 64, 131071, 131071, kRow, kRow}) == Wgmma);
   CHECK(route({64, 64, 131072, 131072, kRow, kRow}) == General);  // sums may leave int32
   CHECK(route({64, 64, 0, 1, kRow, kRow}) == General);
@@ -244,6 +250,92 @@ GPU_TEST("cuda int gemm: a panel of b in shared memory") {
   check({8192, 770, 96, 96, kRow, kRow}, {DType::BF16});  // by its route
 }
 
+GPU_TEST("cuda int gemm: every cut into tiles and rounds gives the same bits") {
+  for (const Case& t : {Case{300, 259, 2048, 2048, kRow, kRow},
+                        {130, 260, 8208, 8208, kTensor, kRow},
+                        {520, 700, 1040, 1040, {kI4}, kRow},
+                        {1, 1, 4096, 4096, kRow, kRow}})
+    for (const std::uint32_t columns : cuda::kWholeColumns)
+      for (const std::uint32_t rounds : cuda::kWholeRounds)
+        check(t, {rounds % 3 == 1 ? DType::BF16 : DType::F32, rounds == 2, columns == 192},
+              [&](const cuda::IntProduct& product) {
+                cuda::IntProduct p = product;
+                p.plan = {.columns = columns, .rounds = rounds};
+                cuda::int_gemm_whole(p);
+              });
+}
+
+GPU_TEST("cuda int gemm: split tiles in a recorded graph") {
+  const CodeOperand a = on_gpu(make(kRow, 300, 4096, 1, 1)),
+                    b = on_gpu(make(kRow, 520, 4096, 1, 2));
+  const Tensor once = Tensor::zeros({300, 520}, DType::F32, kGpu), again = once.clone();
+  cuda::IntProduct p{once, a, b, 4096, 4096, {}, true};
+  p.plan = {.columns = 256, .rounds = 1};
+  for (int i = 0; i < 3; ++i) cuda::int_gemm_whole(p);
+  p.c = again;
+  cuda::Graph graph;
+  graph.record([&] { cuda::int_gemm_whole(p); });
+  for (int i = 0; i < 3; ++i) graph.launch();
+  check_bits(once.to(kCpu), again);
+}
+
+GPU_TEST("cuda int gemm: zero points and codes without sign, one contraction block") {
+  for (const auto& [m, n, k] : {std::array<std::int64_t, 3>{70, 33, 154},
+                                {300, 259, 641},
+                                {260, 520, 4096},
+                                {33, 40, 33000}})
+    for (const bool zeros_a : {false, true})
+      for (const bool zeros_b : {false, true})
+        for (const Codes a : {kI8, kU8, kU4})
+          for (const Codes b : {kI8, kU8})
+            check({m, n, k, k, {a, 1, false, zeros_a}, {b, b == kI8 ? 3 : 1, false, zeros_b}},
+                  {zeros_a ? DType::BF16 : DType::F32, zeros_b, k == 154});
+}
+
+GPU_TEST("cuda int gemm: zero points beyond what int32 holds") {
+  for (const float zero : {-3e6f, 8e8f, 3e38f}) {
+    CodeOperand a = make(kRow, 70, 500, 1, 5), b = make({kU8, 1, false, false}, 90, 500, 1, 6);
+    a.zeros = Tensor::full({70, 1}, zero, DType::F32);
+    b.zeros = Tensor::full({90, 1}, -17, DType::F32);
+    Tensor cpu = Tensor::empty({70, 90}), gpu = Tensor::empty({70, 90}, DType::F32, kGpu);
+    by_route({cpu, a, b, 500, 500, {}, false});
+    by_route({gpu, on_gpu(a), on_gpu(b), 500, 500, {}, false});
+    check_bits(cpu, gpu, fmt::format("{}", zero));
+  }
+}
+
+// Tier: exact. The fused kernel, the composed one, and the CPU's.
+GPU_TEST("cuda int gemm: GELU at the end of a product") {
+  for (const Case& t : {Case{300, 264, 640, 640, kRow, kRow},
+                        {130, 530, 2064, 2064, kTensor, kRow},
+                        {37, 45, 300, 300, kRow, kRow},
+                        {64, 96, 512, 128, kGroup, kGroup},
+                        {64, 96, 512, 512, {kU8, 1, false, true}, kRow}})
+    for (const DType dtype : {DType::F32, DType::BF16})
+      for (const bool keeps : {false, true}) {
+        const std::int64_t blocks = (t.k + t.block - 1) / t.block;
+        CodeOperand a = make(t.a, t.m, t.k, blocks, 1), b = make(t.b, t.n, t.k, blocks, 2);
+        a.scales =
+            ops::mul(a.scales, Tensor::full(a.scales.shape(), 3e-5));  // both branches of GELU
+        const Tensor bias = uniform({t.n}, DType::F32, -3, 3, 9);
+        Tensor y = Tensor::empty({t.m, t.n}, dtype), z = Tensor::empty({t.m, t.n}, dtype, kGpu);
+        Tensor before_y, before_z;
+        if (keeps) before_y = y.clone(), before_z = z.clone();
+        cpu::int_gemm_gelu(y, before_y, a, b, t.k, t.block, bias);
+        const cuda::IntProduct p{z, on_gpu(a), on_gpu(b), t.k, t.block, bias.to(kGpu), false};
+        const auto check_both = [&](const char* how) {
+          check_bits(y, z, name(t) + how);
+          if (keeps) check_bits(before_y, before_z, name(t) + how);
+          z.fill(7);
+        };
+        cuda::int_gemm_gelu(z, before_z, p.a, p.b, t.k, t.block, p.bias);
+        check_both(" by default");
+        if (t.block < t.k || t.a.codes != kI8) continue;
+        cuda::int_gemm_gelu_whole(p, before_z);
+        check_both(" fused");
+      }
+}
+
 GPU_TEST("cuda int gemm: every route gives the same bits") {
   for (const Case& t : {Case{70, 96, 1600, 1600, kRow, kRow},
                         {70, 96, 600, 600, kRow, kRow},
@@ -352,6 +444,11 @@ GPU_TEST("cuda int gemm: quantized products by spec, as recipes ask for them") {
       const MatmulOptions options{Mode::Real, out, {}};
       check_bits(matmul_nt(a, b, options), matmul_nt(to_gpu(a), to_gpu(b), options),
                  fmt::format("{} x {} -> {}", lhs, rhs, out));
+      Tensor before;
+      const Tensor y = matmul_nt(to_gpu(a), to_gpu(b),
+                                 {.out = out, .bias = {}, .gelu = true, .before = &before});
+      check_bits(matmul_nt(a, b, options), before, "before GELU");
+      check_bits(ops::gelu(matmul_nt(a, b, options)), y, "GELU");
     }
   }
 }
