@@ -252,7 +252,7 @@ GPU_TEST("cuda int gemm: a panel of b in shared memory") {
 
 GPU_TEST("cuda int gemm: every cut into tiles and rounds gives the same bits") {
   for (const Case& t : {Case{300, 259, 2048, 2048, kRow, kRow},
-                        {130, 260, 8208, 8208, kTensor, kRow},
+                        {130, 260, 4112, 4112, kTensor, kRow},
                         {520, 700, 1040, 1040, {kI4}, kRow},
                         {1, 1, 4096, 4096, kRow, kRow}})
     for (const std::uint32_t columns : cuda::kWholeColumns)
@@ -280,10 +280,8 @@ GPU_TEST("cuda int gemm: split tiles in a recorded graph") {
 }
 
 GPU_TEST("cuda int gemm: zero points and codes without sign, one contraction block") {
-  for (const auto& [m, n, k] : {std::array<std::int64_t, 3>{70, 33, 154},
-                                {300, 259, 641},
-                                {260, 520, 4096},
-                                {33, 40, 33000}})
+  for (const auto& [m, n, k] :
+       {std::array<std::int64_t, 3>{70, 33, 154}, {300, 259, 641}, {260, 300, 1100}, {5, 7, 33000}})
     for (const bool zeros_a : {false, true})
       for (const bool zeros_b : {false, true})
         for (const Codes a : {kI8, kU8, kU4})
