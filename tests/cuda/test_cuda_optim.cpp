@@ -26,7 +26,7 @@ Tensor gradient_of(std::int64_t n, DType dtype) {
 
 // NaNs agree as NaNs: which of their bits an operation keeps is the machine's choice.
 void check_bits_or_nan(const Tensor& cpu, const Tensor& gpu) {
-  const Tensor zero = Tensor::zeros({1});
+  const Tensor zero = Tensor::zeros({1}, cpu.dtype());
   const Tensor back = gpu.to(kCpu);
   const auto settle = [&](const Tensor& x) { return ops::where(ops::equal(x, x), x, zero); };
   check_bits(settle(cpu), settle(back));
