@@ -63,11 +63,14 @@ struct ColumnTile {
 
 // A multiprocessor's blocks: one computes while others load. Left to itself nvcc takes registers
 // for one or two.
-template <class T, class Tile>
-constexpr int kBlocks = (Tile::kEach < 8 ? 4 : 3) - (sizeof(T) == 4 ? 1 : 0);
+template <class T, class Tile, bool kStochastic>
+constexpr int kBlocks = (Tile::kEach < 8 || !kStochastic ? 4 : 3) -
+                        (sizeof(T) == 2                   ? 0
+                         : Tile::kEach < 8 || kStochastic ? 1
+                                                          : 2);
 
 template <class T, class Tile, Quotients kQuotients, bool kStochastic>
-__global__ void __launch_bounds__(Tile::kBlock, kBlocks<T, Tile>)
+__global__ void __launch_bounds__(Tile::kBlock, kBlocks<T, Tile, kStochastic>)
     column_runs_kernel(std::uint8_t* out, float* steps, const T* x, std::uint32_t rows,
                        std::uint32_t cols, std::uint32_t runs, std::uint32_t tiles,
                        const __grid_constant__ Rule rule, const __grid_constant__ KeyedDraws keys) {

@@ -16,7 +16,7 @@ constexpr int kAcross = kSide / 8, kDown = kBlock / kAcross, kEach = kSide / kDo
 
 // Thread (across, down) holds rows down + i · kDown of columns 8 · across …
 template <class T, Quotients kQuotients, bool kStochastic>
-__global__ void __launch_bounds__(kBlock, sizeof(T) == 2 ? 4 : 2)
+__global__ void __launch_bounds__(kBlock, sizeof(T) == 2 ? 3 : 2)
     square_tiles_kernel(std::uint8_t* out, float* steps, const T* x, std::uint32_t rows,
                         std::uint32_t cols, std::uint32_t tiles_across,
                         const __grid_constant__ Rule rule,
@@ -28,10 +28,12 @@ __global__ void __launch_bounds__(kBlock, sizeof(T) == 2 ? 4 : 2)
   const std::int64_t own = std::int64_t{first} * cols + col, step = std::int64_t{kDown} * cols;
   const KeyedDraws::Stream draws = keys.stream(kStochastic);
   const auto exists = [&](int i) { return col < cols && first + i * kDown < rows; };
-  T in[kEach][8] = {};  // zeros change no maximum
+  // Past an edge the last row or vector once more: it changes no maximum.
+  const T* const from = x + min(col, cols - 8);
+  T in[kEach][8];
 #pragma unroll
   for (int i = 0; i < kEach; ++i)
-    if (exists(i)) load_row<8>(x + own + i * step, in[i]);
+    load_row<8>(from + std::int64_t{min(first + i * kDown, rows - 1)} * cols, in[i]);
   extremes::Largest<T> largest;
 #pragma unroll
   for (int i = 0; i < kEach; ++i) largest.add(in[i]);

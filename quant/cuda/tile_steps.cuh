@@ -38,7 +38,10 @@ __device__ void store_row(T* p, const T (&from)[V]) {
 template <int V, class T>
 __device__ void store_values(T* p, const float (&values)[V]) {
   if constexpr (V == kVector<T> && sizeof(T) == 2) {
-    store_vector(p, narrowed<T>(*reinterpret_cast<const Vector<float, V>*>(&values)));
+    Vector<float, V> v;
+#pragma unroll
+    for (int j = 0; j < V; ++j) v[j] = values[j];
+    store_vector(p, narrowed<T>(v));
   } else {
     T rounded[V];
 #pragma unroll
