@@ -172,7 +172,8 @@ __device__ inline void sync_threads(std::uint32_t name, std::uint32_t threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(name), "r"(threads) : "memory");
 }
 
-// ---- between blocks of a grid: order what others wrote before ------------------------------------
+// ---- between blocks of a grid: order what others wrote before
+// ------------------------------------
 
 __device__ inline void add_releasing(std::uint32_t* counter, std::uint32_t x) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(x) : "memory");

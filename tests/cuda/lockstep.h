@@ -20,8 +20,8 @@ namespace nibble::testing {
 
 inline const Device kGpu = cuda_device(0);
 
-// For tests of thousands of small cases: with NIBBLE_TEST_SAMPLE=n only one in n of them is run, the
-// same ones every time, which is what fits into the time that a sanitizer takes.
+// For tests of thousands of small cases: with NIBBLE_TEST_SAMPLE=n only one in n of them is run,
+// the same ones every time, which is what fits into the time that a sanitizer takes.
 inline bool in_sample() {
   static const auto every = [] {
     const char* const text = std::getenv("NIBBLE_TEST_SAMPLE");
