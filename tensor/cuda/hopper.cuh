@@ -98,15 +98,6 @@ __device__ inline void load_tile_to(std::uint16_t mask, std::uint32_t to, const 
       "l"(&map), "r"(barrier), "h"(mask), "r"(x), "r"(y)
       : "memory");
 }
-// `bytes` contiguous ones, a multiple of 16 from a multiple of 16, to shared memory.
-__device__ inline void load_bytes(std::uint32_t to, const void* from, std::uint32_t bytes,
-                                  std::uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-          "r"(to),
-      "l"(from), "r"(bytes), "r"(barrier)
-      : "memory");
-}
 // From shared memory to the tensor, clipped to it; the thread's stores form groups.
 __device__ inline void store_tile(const CUtensorMap& map, std::uint32_t from, std::uint32_t x,
                                   std::uint32_t y) {
