@@ -36,7 +36,9 @@ bool has_column_runs(const QuantSpec& spec, std::int64_t rows, std::int64_t cols
 
 bool has_square_tiles(const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
   if (!is_plain(spec) || !spec.format.is_integer()) return false;
-  return rows != 0 && cols != 0 && cols % 8 == 0 && spec.tile == block(kSquareTile);
+  // Parts of a split may be smaller than the tile, which then is theirs.
+  const bool whole = spec.row_splits == 1 && spec.col_splits == 1;
+  return whole && rows != 0 && cols != 0 && cols % 8 == 0 && spec.tile == block(kSquareTile);
 }
 
 namespace {

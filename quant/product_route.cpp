@@ -37,7 +37,9 @@ ProductRoute fp8_product_route(const QuantSpec& a, const QuantSpec& b, const Fp8
   else if (route == Fp8Route::RowScales)
     how = "scaled in its epilogue, or in a pass of their own where it cannot";
   else if (route == Fp8Route::BlockScales)
-    how = fmt::format("scaled as it sums, {} blocks of {}", blocks, x.block);
+    how =
+        fmt::format("scaled as it sums, {} blocks of {}, or in a pass of their own where it cannot",
+                    blocks, x.block);
   else if (blocks == 1)
     how = "scaled in a pass of their own, since scales are shared by some rows";
   else

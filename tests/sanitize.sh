@@ -24,12 +24,13 @@ fi
 logs="$(dirname "$0")/../build-test/sanitize"
 mkdir -p "$logs"
 rm -f "$logs"/*
-large='*million*,*large*,*2^31*,*long*,*segments*,*slab*,cuda memory*,*chosen kernels*,*every way to cut*'
+large='*million*,*large*,*2^31*,*long*,*segments*,*slab*,cuda memory*,*chosen kernels*,*every way to cut*,*many rows*'
 declare -A samples=([racecheck]=24) groups=(
   [elementwise]='cuda copy*,cuda elementwise*,cuda norm*,cuda reduce*,cuda softmax*,cuda random*'
   [dense]='cuda index*,cuda loss*,cuda matmul*'
   [attention]='cuda attention*'
-  [quant]='cuda quant*,cuda scales*,cuda one pass*,cuda pair*'
+  [quant]='cuda quant*,cuda scales*,cuda one pass*,cuda delayed*'
+  [pairs]='cuda pair*'
   [products]='cuda int gemm*'
   [floats]='cuda fp8*,cuda plans*'
   [graph]='cuda graph*,cuda optim*'

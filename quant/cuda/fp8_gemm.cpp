@@ -61,13 +61,18 @@ Tensor row_scales(const CodeOperand& x) {
   return alignment_of(rows.raw()) == 16 ? rows : rows.clone();
 }
 
-// Scales of 1 × 128 codes, [k/128, rows], or of 128 × 128, in rows of a multiple of 16 bytes.
+// Scales of 1 × 128 codes, [k/128, rows], or of 128 × 128, in rows of a multiple of 16 bytes. An
+// operand may have one for its whole contraction: every block's then.
 Tensor block_scales(const CodeOperand& x) {
-  if (x.tile_rows == 1) return ops::contiguous(x.scales.t());
-  const std::int64_t tiles = x.scales.size(0), blocks = x.scales.size(1);
-  if (blocks % 4 == 0) return alignment_of(x.scales.raw()) == 16 ? x.scales : x.scales.clone();
-  const Tensor padded = Tensor::zeros({tiles, (blocks + 3) / 4 * 4}, DType::F32, x.scales.device());
-  padded.slice(1, 0, blocks).copy_from(x.scales);
+  const std::int64_t tiles = x.scales.size(0), blocks = x.codes.size(1) / 128;
+  const Tensor s = x.scales.size(1) == blocks ? x.scales : x.scales.expand({tiles, blocks});
+  if (x.tile_rows == 1) return ops::contiguous(s.t());
+  if (blocks % 4 == 0) {
+    const Tensor rows = ops::contiguous(s);
+    return alignment_of(rows.raw()) == 16 ? rows : rows.clone();
+  }
+  Tensor padded = Tensor::zeros({tiles, (blocks + 3) / 4 * 4}, DType::F32, x.scales.device());
+  padded.slice(1, 0, blocks).copy_from(s);
   return padded;
 }
 

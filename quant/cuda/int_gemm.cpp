@@ -36,6 +36,11 @@ IntProductKey key_of(const IntProduct& p) {
           .b_tile_rows = std::min(p.b.tile_rows, p.n())};
 }
 
+void check_extents(const IntProduct& p) {
+  NIBBLE_CHECK(std::max({p.m(), p.n(), p.k}) < INT32_MAX, "int_gemm",
+               "got [{}, {}] x [{}, {}], expected extents below 2^31", p.m(), p.k, p.k, p.n());
+}
+
 bool is_plain(const IntProductKey& x) {
   return !x.zero_points && x.a != DType::U8 && x.b != DType::U8;
 }
@@ -105,8 +110,7 @@ void int_gemm(Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_
               std::int64_t block, const Tensor& bias, bool accumulate) {
   const IntProduct p{c, a, b, k, std::max<std::int64_t>(block, 1), bias, accumulate};
   if (p.m() == 0 || p.n() == 0) return;
-  NIBBLE_CHECK(std::max({p.m(), p.n(), k}) < INT32_MAX, "int_gemm",
-               "got [{}, {}] x [{}, {}], expected extents below 2^31", p.m(), k, k, p.n());
+  check_extents(p);
   int_gemm_by(p, plan_of(key_of(p)));
 }
 
@@ -114,6 +118,7 @@ void int_gemm_gelu(Tensor& c, Tensor& before, const CodeOperand& a, const CodeOp
                    std::int64_t k, std::int64_t block, const Tensor& bias) {
   const IntProduct p{c, a, b, k, std::max<std::int64_t>(block, 1), bias, false};
   if (p.m() == 0 || p.n() == 0) return;
+  check_extents(p);
   IntProductKey key = key_of(p);
   key.gelu = true;
   int_gemm_gelu_by(p, before, plan_of(key));

@@ -158,7 +158,8 @@ __global__ void __launch_bounds__(kBlock, 2) pair_kernel(const __grid_constant__
     const std::uint32_t bytes = here.cols * static_cast<std::uint32_t>(sizeof(T));
     if (threadIdx.x == 0) hopper::arrive_expecting(barrier, here.rows * bytes);
     __syncwarp();
-    for (std::uint32_t row = threadIdx.x; row < here.rows; row += kWarp)
+    // A last slice may have no column.
+    for (std::uint32_t row = threadIdx.x; row < here.rows && bytes > 0; row += kWarp)
       hopper::load_bytes(shared_address(patch.at(row, 0)),
                          a.x + std::int64_t{here.row0 + row} * a.cols + here.col0, bytes, barrier);
   }

@@ -25,6 +25,7 @@ Tensor random_values(const Shape& shape, DType dtype, std::uint32_t site) {
     case DType::F32:
     case DType::BF16: return uniform(1, dtype);
     case DType::I8: return uniform(127.49, DType::F32).to(DType::I8);
+    case DType::U8: return ops::abs(uniform(255.49, DType::F32)).to(DType::U8);
     case DType::E4M3:
     case DType::E5M2: return uniform(448, DType::F32).to(dtype);
     case DType::U4x2: {
@@ -107,24 +108,29 @@ MeasuredProduct measure(const LtProduct& p, const std::vector<LtCandidate>& plan
 }
 
 CodeOperand operand(DType payload, std::int64_t rows, std::int64_t k, std::int64_t tile_rows,
-                    std::int64_t columns, std::uint32_t site) {
+                    std::int64_t columns, bool zeros, std::uint32_t site) {
   CodeOperand x;
   x.codes = random_values({rows, payload == DType::U4x2 ? k + k % 2 : k}, payload, site);
   x.tile_rows = tile_rows;
   x.scales = Tensor::uniform({(rows + tile_rows - 1) / tile_rows, columns}, 1e-3, 1e-2,
                              RngKey{7, site + 10}, DType::F32, here());
+  if (zeros)
+    x.zeros = Tensor::uniform(x.scales.shape(), -99, 99, RngKey{7, site + 20}, DType::F32, here())
+                  .to(DType::I32)
+                  .to(DType::F32);
   return x;
 }
 
 MeasuredProduct measure(const IntProductKey& key, const std::vector<IntPlan>& plans, int repeats) {
   Tensor c = Tensor::zeros({key.m, key.n}, key.c, here());
-  const IntProduct p{.c = c,
-                     .a = operand(key.a, key.m, key.k, key.a_tile_rows, key.a_columns, 1),
-                     .b = operand(key.b, key.n, key.k, key.b_tile_rows, key.b_columns, 2),
-                     .k = key.k,
-                     .block = key.block,
-                     .bias = key.bias ? random_values({key.n}, DType::F32, 3) : Tensor(),
-                     .accumulate = key.accumulate};
+  const IntProduct p{
+      .c = c,
+      .a = operand(key.a, key.m, key.k, key.a_tile_rows, key.a_columns, key.zero_points, 1),
+      .b = operand(key.b, key.n, key.k, key.b_tile_rows, key.b_columns, false, 2),
+      .k = key.k,
+      .block = key.block,
+      .bias = key.bias ? random_values({key.n}, DType::F32, 3) : Tensor(),
+      .accumulate = key.accumulate};
   const Tensor before = key.gelu ? Tensor::empty(c.shape(), key.c, here()) : Tensor();
   std::vector<Candidate> candidates;
   for (const IntPlan& plan : plans)

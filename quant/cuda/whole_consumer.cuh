@@ -156,6 +156,8 @@ struct Consumer {
     const std::uint32_t lane = thread % 32, warp = thread / 32;
     const std::uint32_t r = warp * 16 + lane / 8 % 2 * 8 + lane % 8;
     std::uint32_t boxes = 0;
+    // The tile before may have ended with the box that this one begins with.
+    if (leads()) hopper::wait_for_store_reads<0>();
     const auto begin = [&] {  // the next box, once the copy engine has read it
       if (leads()) hopper::wait_for_store_reads<S::kBoxes - 1>();
       sync();

@@ -250,6 +250,16 @@ GPU_TEST("cuda int gemm: a panel of b in shared memory") {
   check({8192, 770, 96, 96, kRow, kRow}, {DType::BF16});  // by its route
 }
 
+namespace {
+Multiply by_cut(std::uint32_t columns, std::uint32_t rounds) {
+  return [=](const cuda::IntProduct& product) {
+    cuda::IntProduct p = product;
+    p.plan = {.columns = columns, .rounds = rounds};
+    cuda::int_gemm_whole(p);
+  };
+}
+}  // namespace
+
 GPU_TEST("cuda int gemm: every cut into tiles and rounds gives the same bits") {
   for (const Case& t : {Case{300, 259, 2048, 2048, kRow, kRow},
                         {130, 260, 4112, 4112, kTensor, kRow},
@@ -257,12 +267,13 @@ GPU_TEST("cuda int gemm: every cut into tiles and rounds gives the same bits") {
                         {1, 1, 4096, 4096, kRow, kRow}})
     for (const std::uint32_t columns : cuda::kWholeColumns)
       for (const std::uint32_t rounds : cuda::kWholeRounds)
-        check(t, {rounds % 3 == 1 ? DType::BF16 : DType::F32, rounds == 2, columns == 192},
-              [&](const cuda::IntProduct& product) {
-                cuda::IntProduct p = product;
-                p.plan = {.columns = columns, .rounds = rounds};
-                cuda::int_gemm_whole(p);
-              });
+        for (const bool accumulate : {false, true})
+          check(t, {rounds == 1 ? DType::BF16 : DType::F32, columns == 192, accumulate},
+                by_cut(columns, rounds));
+  // More tiles than there are clusters: several a cluster, boxes after boxes, split ones first.
+  for (const std::uint32_t columns : cuda::kWholeColumns)
+    for (const std::uint32_t rounds : cuda::kWholeRounds)
+      check({9000, 776, 1040, 1040, kRow, kRow}, {DType::BF16}, by_cut(columns, rounds));
 }
 
 GPU_TEST("cuda int gemm: split tiles in a recorded graph") {

@@ -54,6 +54,8 @@ TEST_CASE("cuda one pass: which specs have runs") {
   };
   CHECK(tiles("int8:block128:sr", 3, 72));
   CHECK_FALSE(tiles("int8:block64", 128, 128));
+  CHECK_FALSE(tiles("int8:block128:rowsplit3", 192, 64));
+  CHECK_FALSE(tiles("int8:block128:split3", 64, 192));
   CHECK_FALSE(tiles("int8:block128", 128, 100));
   CHECK_FALSE(tiles("e4m3:block128", 128, 128));
 }
