@@ -81,7 +81,7 @@ QTensor encode_for_wgrad(const Tensor& rows, const Value& forward, const LinearR
                r.name);
   const QuantSpec spec = reuses ? stated->t() : *stated;
   if (codes && codes->spec().t() == spec) return codes->t_contiguous();
-  return quantize(rows, spec, key, true);
+  return encode_codes(rows, spec, key, true, "wgrad.rhs");
 }
 
 }  // namespace

@@ -19,18 +19,7 @@ void note(const Tensor& x, const Value& encoded, const QuantSpec& spec, bool tra
   const auto* codes = std::get_if<QTensor>(&encoded);
   const Tensor decoded = codes ? dequantize(*codes) : std::get<Tensor>(encoded);
   telemetry->record(module_path(), std::string(role), transposed ? ops::contiguous(x.t()) : x,
-                    ops::contiguous(decoded), spec);
-}
-
-// Real codes, by past ranges where the spec and the context have them.
-QTensor encode(const Tensor& x, const QuantSpec& spec, const RngKey& key, bool transposed,
-               std::string_view role) {
-  ScaleHistory* const scales = forward_context().scales;
-  if (!scales || spec.calibration.history == 0) return quantize(x, spec, key, transposed);
-  ScaleHistory::Entry& entry =
-      scales->at(fmt::format("{}:{}", module_path(), role), spec.calibration.history);
-  QTensor q = quantize_delayed(x, transposed ? spec.t() : spec, key, entry);
-  return transposed ? q.t_contiguous() : q;
+                    ops::contiguous(decoded), spec, codes ? codes->scales_f32() : Tensor());
 }
 
 // Both encodings of dy that Real products want.
@@ -38,8 +27,9 @@ std::pair<QTensor, QTensor> encode_both(const Tensor& dy, const QuantSpec& spec,
                                         const QuantSpec& spec_t, const RngKey& key) {
   if (spec.calibration.history == 0 && spec_t.calibration.history == 0)
     return quantize_pair(dy, spec, spec_t, key);
-  QTensor a = encode(dy, spec, key, false, "dgrad.lhs");
-  QTensor b = spec_t == spec.t() ? a.t_contiguous() : encode(dy, spec_t, key, true, "wgrad.lhs");
+  QTensor a = encode_codes(dy, spec, key, false, "dgrad.lhs");
+  QTensor b =
+      spec_t == spec.t() ? a.t_contiguous() : encode_codes(dy, spec_t, key, true, "wgrad.lhs");
   return {std::move(a), std::move(b)};
 }
 
@@ -60,6 +50,19 @@ Value transposed(const Value& matrix) {
 
 }  // namespace
 
+QTensor encode_codes(const Tensor& x, const QuantSpec& spec, const RngKey& key, bool transposed,
+                     std::string_view role) {
+  ScaleHistory* const scales = forward_context().scales;
+  const int steps = spec.calibration.history;
+  if (!scales || steps == 0) return quantize(x, spec, key, transposed);
+  // Both products that read a tensor share its history, so that it does not matter how many do.
+  const bool gradient = role == "dgrad.lhs" || role == "wgrad.lhs";
+  ScaleHistory::Entry& entry =
+      scales->at(fmt::format("{}:{}{}", module_path(), gradient ? "dy" : "x", steps), steps);
+  QTensor q = quantize_delayed(x, transposed ? spec.t() : spec, key, entry);
+  return transposed ? q.t_contiguous() : q;
+}
+
 Value encode_operand(const Tensor& x, const Encoding& encoding, Mode mode, const RngKey& key,
                      bool transposed, std::string_view role) {
   if (encoding.custom) {
@@ -70,7 +73,7 @@ Value encode_operand(const Tensor& x, const Encoding& encoding, Mode mode, const
   const QuantSpec& spec = *encoding.quant;
   Value out;
   if (mode == Mode::Real)
-    out = encode(x, spec, key, transposed, role);
+    out = encode_codes(x, spec, key, transposed, role);
   else
     out = transposed ? fake_quantize(x, spec.t(), key).t() : fake_quantize(x, spec, key);
   note(x, out, spec, transposed, role);

@@ -15,7 +15,12 @@ namespace nibble {
 Value encode_operand(const Tensor& x, const Encoding& encoding, Mode mode, const RngKey& key,
                      bool transposed, std::string_view role);
 
-// The same for a weight, whose codes are cached until its next update. `dtype`: of the activations.
+// The codes of a Real product's operand: by past ranges where the spec and the context have them.
+QTensor encode_codes(const Tensor& x, const QuantSpec& spec, const RngKey& key, bool transposed,
+                     std::string_view role);
+
+// The same as encode_operand for a weight, whose codes are cached until its next update. `dtype`:
+// of the activations.
 Value encode_weight(Parameter& weight, const Encoding& encoding, Mode mode, const RngKey& key,
                     bool transposed, DType dtype, std::string_view role);
 

@@ -6,12 +6,13 @@
 namespace nibble {
 namespace {
 
-// The largest magnitude that decodes from each tile's codes: beyond it values clip.
-std::vector<float> largest_by_tile(const Tensor& x, const QuantSpec& spec) {
+// The largest magnitude that decodes from each tile's codes: beyond it values clip. `used`: the
+// scales that encoded x, those of x's own range when undefined.
+std::vector<float> largest_by_tile(const Tensor& x, const QuantSpec& spec, const Tensor& used) {
   QuantSpec nearest = spec;
   nearest.rounding = Rounding::Nearest;
-  const QTensor q = quantize(x, nearest);
-  std::vector<float> largest = q.scales_f32().to_vector();
+  std::vector<float> largest =
+      (used.defined() ? used : quantize(x, nearest).scales_f32()).to_vector();
   for (float& s : largest) s *= spec.format.max_value();
   return largest;
 }
@@ -19,7 +20,7 @@ std::vector<float> largest_by_tile(const Tensor& x, const QuantSpec& spec) {
 }  // namespace
 
 void Telemetry::record(const std::string& module, const std::string& role, const Tensor& x,
-                       const Tensor& decoded, const QuantSpec& spec) {
+                       const Tensor& decoded, const QuantSpec& spec, const Tensor& scales) {
   const Tensor matrix = x.flatten_rows();
   const std::int64_t rows = matrix.size(0), cols = matrix.size(1);
   const std::vector<float> a = matrix.to_vector(), b = decoded.to_vector();
@@ -28,7 +29,7 @@ void Telemetry::record(const std::string& module, const std::string& role, const
   // An asymmetric range has no single largest magnitude; absmax ranges cannot clip.
   const bool may_clip = spec.symmetric && !(spec.calibration == Calibration{});
   const std::vector<float> largest =
-      may_clip ? largest_by_tile(matrix, spec) : std::vector<float>{};
+      may_clip ? largest_by_tile(matrix, spec, scales) : std::vector<float>{};
   Sums& s = sums_[{module, role}];
   for (std::int64_t i = 0; i < rows * cols; ++i) {
     const double value = a[static_cast<std::size_t>(i)],

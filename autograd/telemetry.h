@@ -22,8 +22,9 @@ struct QuantStats {
 class Telemetry {
  public:
   // `x` [rows, cols] and what it decodes to; calls for the same (module, role) are merged.
+  // `scales`: the F32 ones that were used, where they may not be those of x's own range.
   void record(const std::string& module, const std::string& role, const Tensor& x,
-              const Tensor& decoded, const QuantSpec& spec);
+              const Tensor& decoded, const QuantSpec& spec, const Tensor& scales = {});
   std::map<std::pair<std::string, std::string>, QuantStats> stats() const;
   bool empty() const { return sums_.empty(); }
   void clear() { sums_.clear(); }

@@ -33,6 +33,13 @@ void ScaleHistory::advance(const StepState& state) {
   }
 }
 
+bool ScaleHistory::settle(bool bad) {
+  settled_ = settled_ || !bad;
+  if (settled_) return false;
+  for (auto& [name, entry] : entries_) entry.fresh = true;
+  return !entries_.empty();
+}
+
 std::vector<std::pair<std::string, Tensor>> ScaleHistory::tensors() const {
   std::vector<std::pair<std::string, Tensor>> all;
   for (const auto& [name, entry] : entries_)
@@ -45,6 +52,7 @@ void ScaleHistory::expect(std::string_view tensor_name, const Shape& shape) {
   NIBBLE_CHECK(shape.rank() == 2 && shape[0] == 1 && shape[1] >= 1, kOp,
                "{}: got {}, expected [1, steps]", tensor_name, shape);
   at(tensor_name.substr(kPrefix.size()), static_cast<int>(shape[1])).fresh = false;
+  settled_ = true;
 }
 
 QTensor quantize_delayed(const Tensor& x, const QuantSpec& spec, const RngKey& key,

@@ -30,6 +30,9 @@ class ScaleHistory {
   Entry& at(std::string_view name, int steps);
   // Once a step, after the last use: what was seen becomes history, unless the step is bad.
   void advance(const StepState& state);
+  // What the host learns of a step afterwards. While there was no good one, what advance() found is
+  // not kept: a tensor's own range decides again. True when that changes the steps to come.
+  bool settle(bool bad);
 
   // For checkpoints, "scales.NAME": what at() made so far, or is to be made from a checkpoint.
   std::vector<std::pair<std::string, Tensor>> tensors() const;
@@ -39,6 +42,7 @@ class ScaleHistory {
  private:
   Device device_;
   std::map<std::string, Entry, std::less<>> entries_;
+  bool settled_ = false;  // a step was good
 };
 
 // Codes of x under a spec with calibration.history > 0, by the entry's past ranges; the range of x

@@ -37,6 +37,26 @@ TEST_CASE("train: two runs, and runs at 1, 2 and 4 threads, end in equal bytes")
         Loaded(checkpoint_path(first.checkpoints(), 8))["wte.weight"].to_vector());
 }
 
+TEST_CASE("train: telemetry leaves the bits alone, delayed scales too") {
+  const TempDir dir;
+  const auto data = make_dataset(dir);
+  for (const char* recipe : {"int8", "fp8_delayed"}) {
+    CAPTURE(std::string(recipe));
+    const auto bytes = [&](int every) {
+      Run run(tiny_config(data, {{"recipe", recipe},
+                                 {"trainer", {{"steps", 24}, {"telemetry_every", every}}}}),
+              dir / fmt::format("{}-{}", recipe, every));
+      CHECK(run.go() == Outcome::Finished);
+      const Checkpoint last = open_any(run.checkpoints(), [](const std::string&) {});
+      std::map<std::string, std::vector<double>> all;
+      for (const auto& e : last.file().entries())
+        all[e.name] = last.file().read(e).to_vector<double>();
+      return all;
+    };
+    CHECK(bytes(0) == bytes(20));
+  }
+}
+
 TEST_CASE("train: a run stopped after every step ends in the bytes of one never stopped") {
   const TempDir dir;
   const auto data = make_dataset(dir);

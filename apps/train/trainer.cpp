@@ -245,6 +245,7 @@ Session::StepResult Session::step() {
   const StepScalars end = state_.read();
   const StepResult result{
       .loss = end.loss, .norm = end.norm, .skipped = end.bad != 0, .host_seconds = host_seconds};
+  if (scales_.settle(result.skipped)) warm_ = false;
   if (result.skipped) {
     if (t.on_not_finite == NotFinite::Stop) handle_not_finite(position, result.loss, result.norm);
     state_.clear_bad();
