@@ -100,7 +100,8 @@ void Optimizer::update_all(const StepState& state) {
   std::vector<Parameter*> updated;
   for (Entry& e : entries_) {
     if (!e.parameter->has_grad()) continue;
-    auto own = stored(e);
+    // A plan for the CPU must have its scratch, and Meta does not know for whom it plans.
+    auto own = e.parameter->device().is_meta() ? decltype(stored(e))("meta") : stored(e);
     if (auto* u = std::get_if<StoredUpdate>(&own)) {
       all.push_back(std::move(*u));
       updated.push_back(e.parameter);

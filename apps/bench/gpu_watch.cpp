@@ -11,13 +11,26 @@
 #include "apps/bench/process.h"
 #include "tensor/check.h"
 
+#ifdef NIBBLE_CUDA_BACKEND
+#include "tensor/cuda/context.h"
+#endif
+
 namespace nibble::bench {
 namespace {
 
 double median(std::vector<double>& x) {
   if (x.empty()) return 0;
   std::ranges::sort(x);
-  return x[x.size() / 2];
+  return (x[(x.size() - 1) / 2] + x[x.size() / 2]) / 2;
+}
+
+// nvidia-smi counts GPUs in another order than CUDA, and does not see CUDA_VISIBLE_DEVICES.
+std::string bus_id([[maybe_unused]] int index) {
+#ifdef NIBBLE_CUDA_BACKEND
+  char id[64];
+  if (cudaDeviceGetPCIBusId(id, sizeof(id), index) == cudaSuccess) return id;
+#endif
+  return std::to_string(index);
 }
 
 }  // namespace
@@ -26,7 +39,7 @@ GpuWatch::GpuWatch(Device device, std::filesystem::path file) : file_(std::move(
   if (!device.is_cuda()) return;
   try {
     process_ = std::make_unique<Process>(
-        std::vector<std::string>{"nvidia-smi", fmt::format("--id={}", device.index),
+        std::vector<std::string>{"nvidia-smi", "--id=" + bus_id(device.index),
                                  "--query-gpu=clocks.sm,power.draw,memory.used",
                                  "--format=csv,noheader,nounits", "--loop-ms=200"},
         file_, file_.string() + ".err");

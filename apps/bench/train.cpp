@@ -22,7 +22,7 @@ double since(Clock::time_point begin) {
 double median(std::vector<double> x) {
   if (x.empty()) return 0;
   std::ranges::sort(x);
-  return x[x.size() / 2];
+  return (x[(x.size() - 1) / 2] + x[x.size() / 2]) / 2;
 }
 
 // Rows that are whole and have a speed.

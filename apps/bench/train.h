@@ -44,8 +44,8 @@ struct TrainOptions {
   std::function<void(const TrainRun&)> each;  // after every run
 };
 
-// One row a contender: medians over the rounds of each number, the largest of the peaks; a fault in
-// any round is the row's.
+// One row a contender: medians over the rounds of speeds and times, the largest of the peaks, steps
+// and last loss of the first round; a fault in any round is the row's.
 std::vector<TrainRun> bench_train(const TrainOptions& options);
 
 }  // namespace nibble::bench

@@ -230,6 +230,10 @@ int run_memory(const Options& o) {
     row["planned_bytes"] = planned[i];
     out["rows"].push_back(std::move(row));
     faulty |= !r.fault.empty();
+    if (!r.fault.empty()) {
+      fmt::print("| {} | {} | failed | - | - |\n", r.name, gib(planned[i]));
+      continue;
+    }
     const double off = r.tensors > 0 ? 100.0 * static_cast<double>(planned[i] - r.tensors) /
                                            static_cast<double>(r.tensors)
                                      : 0;

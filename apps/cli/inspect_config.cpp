@@ -114,9 +114,11 @@ void print_update(const UpdateRoute& route) {
   fmt::print("\n{}: {} parameters are updated at once, as they are stored\n", route.optimizer,
              route.at_once);
   for (const auto& [reason, count] : route.apart)
-    fmt::print("{}", wrap("  ", 9,
-                          fmt::format("{} one by one, decoded and encoded apart ← FALLBACK: {}",
-                                      count, reason)));
+    fmt::print("{}",
+               wrap("  ", 9,
+                    fmt::format("{} one by one{}: {}", count,
+                                route.at_once > 0 ? ", decoded and encoded apart ← FALLBACK" : "",
+                                reason)));
 }
 
 void print_memory(const MemoryPlan& plan) {

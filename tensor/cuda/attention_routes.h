@@ -31,7 +31,7 @@ bool attention_aligned(const Tensor& x);
 inline constexpr std::int64_t kMaxWgmmaWidth = 128;
 // False in a build without cuDNN.
 bool cudnn_attention_supports(const AttentionProblem& problem, AttentionPass pass);
-// "cudnn", "wgmma bf16", "mma bf16" or "fma f32", for `inspect`.
+// "cudnn", "wgmma bf16", "mma bf16" or "fma f32".
 std::string_view attention_route(const AttentionProblem& problem, AttentionPass pass);
 
 // The library's own kernels: any supported case.

@@ -61,7 +61,7 @@ double noise(const Call& x, const Call& y) {
     const Tensor a = x.results()[i]->to(DType::F32), b = y.results()[i]->to(DType::F32);
     const Tensor error = ops::sub(a, b);
     const double share = ops::sum(ops::mul(error, error)).item() / ops::sum(ops::mul(b, b)).item();
-    worst = share <= worst ? worst : share;  // NaN is the worst
+    worst = std::isnan(worst) || share <= worst ? worst : share;  // NaN is the worst, and stays
   }
   return worst;
 }
