@@ -28,7 +28,7 @@ ScaleHistory::Entry& ScaleHistory::at(std::string_view name, int steps) {
 
 void ScaleHistory::advance(const StepState& state) {
   for (auto& [name, entry] : entries_) {
-    NIBBLE_DISPATCH(state.home(), quant_advance_ranges(entry.history, entry.now, state.scalars()));
+    NIBBLE_DISPATCH(device_, quant_advance_ranges(entry.history, entry.now, state.scalars()));
     entry.fresh = false;
   }
 }

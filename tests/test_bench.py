@@ -91,10 +91,11 @@ for step in range(1, int(sys.argv[-1]) + 1):
 
     def test_memory(self):
         file = self.folder / "memory.json"
-        text = self.ok("bench", "memory", *self.small_run(), "--recipe", "none", "--json", file)
-        self.assertEqual(self.names(text), ["recipe", "none"])
-        row, = json.loads(file.read_text())["rows"]
-        self.assertLess(abs(row["planned_bytes"] - row["tensors_bytes"]), 0.03 * row["tensors_bytes"])
+        recipes = ["none", "int8", "fp8_delayed"]
+        text = self.ok("bench", "memory", *self.small_run(), *(w for r in recipes for w in ("--recipe", r)), "--json", file)
+        self.assertEqual(self.names(text), ["recipe", *recipes])
+        for row in json.loads(file.read_text())["rows"]:
+            self.assertLess(abs(row["planned_bytes"] - row["tensors_bytes"]), 0.03 * row["tensors_bytes"], row)
 
     def test_train_bad_input(self):
         run = ("bench", "train", *self.small_run(), "--recipe", "none")

@@ -48,8 +48,9 @@ MemoryPlan plan_memory(const train::TrainConfig& config, std::int64_t dataset_vo
   }
   plan.peak = memory_stats(kMeta).peak;
   plan.categories = categories_at_peak();
-  plan.checkpoint =
-      bytes_of(train::weight_tensors(bench.model())) + bytes_of(bench.optimizer().state_tensors());
+  plan.checkpoint = bytes_of(train::weight_tensors(bench.model())) +
+                    bytes_of(bench.optimizer().state_tensors()) +
+                    bytes_of(bench.scales().tensors());
   return plan;
 }
 

@@ -18,7 +18,8 @@ SampleStep::SampleStep(const TrainConfig& config, std::int64_t dataset_vocab, De
     : config_(config),
       model_(counted_model(config, dataset_vocab, device)),
       optimizer_(build_optimizer(config, *model_)),
-      state_(device) {
+      state_(device),
+      scales_(device) {
   const MemoryScope scope("batch");
   const std::int64_t length = config.data.sequence ? config.data.sequence : model_->context();
   const auto tokens = [&] {
@@ -35,7 +36,8 @@ void SampleStep::micro_step() {
                               .seed = config_.trainer.seed,
                               .step = state_.step_pointer(),
                               .micro_step = 0,
-                              .telemetry = nullptr});
+                              .telemetry = nullptr,
+                              .scales = &scales_});
   const MemoryScope scope("activations");
   const BatchStage::Pair& batch = batches_.front();
   const Tape::Recording recording(tape_);
@@ -47,6 +49,7 @@ void SampleStep::micro_step() {
 void SampleStep::update() {
   queue_clip_gradients(parameters(*model_), config_.trainer.clip, state_);
   optimizer_->step(state_);
+  scales_.advance(state_);
 }
 
 }  // namespace nibble::train

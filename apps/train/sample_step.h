@@ -6,6 +6,7 @@
 #include "apps/train/batch_stage.h"
 #include "apps/train/build.h"
 #include "autograd/tape.h"
+#include "quant/scale_history.h"
 
 namespace nibble::train {
 
@@ -20,6 +21,7 @@ class SampleStep {
 
   LanguageModel& model() { return *model_; }
   const Optimizer& optimizer() const { return *optimizer_; }
+  const ScaleHistory& scales() const { return scales_; }
   const Tape& tape() const { return tape_; }
 
  private:
@@ -27,6 +29,7 @@ class SampleStep {
   std::unique_ptr<LanguageModel> model_;
   std::unique_ptr<Optimizer> optimizer_;
   StepState state_;
+  ScaleHistory scales_;
   Tape tape_;
   std::vector<BatchStage::Pair> batches_;  // of all micro-batches, as a run has them
 };
