@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/bench/median.h"
 #include "apps/bench/process.h"
 #include "tensor/check.h"
 
@@ -17,12 +18,6 @@
 
 namespace nibble::bench {
 namespace {
-
-double median(std::vector<double>& x) {
-  if (x.empty()) return 0;
-  std::ranges::sort(x);
-  return (x[(x.size() - 1) / 2] + x[x.size() / 2]) / 2;
-}
 
 // nvidia-smi counts GPUs in another order than CUDA, and does not see CUDA_VISIBLE_DEVICES.
 std::string bus_id([[maybe_unused]] int index) {

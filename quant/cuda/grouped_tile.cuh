@@ -107,18 +107,7 @@ struct Item {
   }
 };
 
-// Where a walk over stages stands.
-template <std::uint32_t kCount>
-struct Ring {
-  std::uint32_t stage = 0, parity = 0;
-
-  __device__ void advance() {
-    if (++stage == kCount) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
+using hopper::Ring;
 
 // One thread: this block's share of the codes of a and b, for its row and its column of the
 // cluster. The last contraction block may end beyond k: the copy engine brings zeros.

@@ -27,8 +27,8 @@ __device__ void settle(const Arguments<T>& a, const Patch<T>& patch, const Place
       const std::uint32_t own = shared_address(patch.column_most + c);
       uint4 most{};
       for (std::uint32_t r = 0; r < a.down; ++r)
-        most = maximum(most,
-                       hopper::load_remote(hopper::remote_address(own, r * a.slices + here.slice)));
+        most =
+            maximum(most, hopper::load_remote(hopper::address_in(r * a.slices + here.slice, own)));
       const std::uint32_t found[4] = {most.x, most.y, most.z, most.w};
 #pragma unroll
       for (std::uint32_t k = 0; k < 4; ++k) {
@@ -45,8 +45,8 @@ __device__ void settle(const Arguments<T>& a, const Patch<T>& patch, const Place
     const bool whole = a.log_group > 7;  // a row's scale covers the slices
     for (std::uint32_t s = 0; whole && s < a.slices; ++s)
       if (s != here.slice)
-        most = maximum(most,
-                       hopper::load_remote(hopper::remote_address(own, here.down * a.slices + s)));
+        most =
+            maximum(most, hopper::load_remote(hopper::address_in(here.down * a.slices + s, own)));
     const std::uint32_t found[4] = {most.x, most.y, most.z, most.w};
     const std::uint32_t group = i / kRows, row = i % kRows;
     const std::uint32_t column = whole ? 0 : (here.col0 >> a.log_group) + group;
@@ -63,11 +63,6 @@ __device__ void settle(const Arguments<T>& a, const Patch<T>& patch, const Place
 
 // ---- codes ------------------------------------------------------------------------------------
 
-// The noise of draw j of a block: centred_noise without a conversion, each operation exact.
-__device__ inline float noise_of(const Philox& draws, int j) {
-  const std::uint32_t bits = __byte_perm(draws.v[j >> 1], 0x4b00u, j & 1 ? 0x5432 : 0x5410);
-  return std::fma(codec::sub(std::bit_cast<float>(bits), 8388607.5f), 1.0f / 65536.0f, -0.5f);
-}
 // A code in the low byte: codec::encode_integer for quotients that are not below the lowest code.
 // fminf makes the largest of NaN, as there.
 template <bool kStochastic>
@@ -75,9 +70,6 @@ __device__ std::uint32_t code_of(float x, float factor, float noise, float high)
   float y = codec::mul(x, factor);
   if constexpr (kStochastic) y = codec::add(y, noise);
   return std::bit_cast<std::uint32_t>(codec::add(fminf(y, high), codec::kRoundMagic));
-}
-__device__ inline std::uint32_t low_bytes(const std::uint32_t* c) {
-  return __byte_perm(__byte_perm(c[0], c[1], 0x0040), __byte_perm(c[2], c[3], 0x0040), 0x5410);
 }
 
 template <bool kStochastic, class T>
@@ -107,7 +99,7 @@ __device__ void encode(const Arguments<T>& a, const Patch<T>& patch, const Place
         std::uint32_t codes[8];
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
-          const float v = to_float(x[k][j]), noise = kStochastic ? noise_of(p, j) : 0.0f;
+          const float v = to_float(x[k][j]), noise = kStochastic ? one_pass::noise_of(p, j) : 0.0f;
           codes[j] = code_of<kStochastic>(v, by_row[k], noise, a.row_high);
           const std::uint32_t c = code_of<kStochastic>(v, factor[j], noise, a.column_high);
           words[j] = k == 0 ? c
@@ -116,7 +108,9 @@ __device__ void encode(const Arguments<T>& a, const Patch<T>& patch, const Place
                                           : k == 2 ? 0x3410
                                                    : 0x4210);
         }
-        *reinterpret_cast<uint2*>(a.row_codes + at) = {low_bytes(codes), low_bytes(codes + 4)};
+        *reinterpret_cast<uint2*>(a.row_codes + at) = {
+            one_pass::low_bytes(codes[0], codes[1], codes[2], codes[3]),
+            one_pass::low_bytes(codes[4], codes[5], codes[6], codes[7])};
       }
       // Kept where the lane's own values were until all 16 rows are done.
       auto* const kept = reinterpret_cast<uint4*>(patch.at(row + i, col));

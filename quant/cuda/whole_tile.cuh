@@ -76,18 +76,7 @@ struct Shape {
   static_assert(kBytes <= 227 * 1024);
 };
 
-// Where a walk over stages stands.
-template <std::uint32_t kStages>
-struct Ring {
-  std::uint32_t stage = 0, parity = 0;
-
-  __device__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
+using hopper::Ring;
 
 // One thread: codes of a (own rows) and b (half of the rows, for both blocks of the cluster).
 template <class S>

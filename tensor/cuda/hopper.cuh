@@ -57,6 +57,19 @@ __device__ inline void wait(std::uint32_t barrier, std::uint32_t parity) {
       : "memory");
 }
 
+// Where a walk over stages, each with its barriers, stands.
+template <std::uint32_t kStages>
+struct Ring {
+  std::uint32_t stage = 0, parity = 0;
+
+  __device__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
 // ---- tiles of tensors ---------------------------------------------------------------------------
 
 __device__ inline void prefetch(const CUtensorMap& map) {
@@ -125,13 +138,7 @@ __device__ inline std::uint32_t cluster_rank() {
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
-// The address of the same place in the shared memory of another block of the cluster, and a load
-// from there.
-__device__ inline std::uint32_t remote_address(std::uint32_t address, std::uint32_t rank) {
-  std::uint32_t remote;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
-  return remote;
-}
+// From the shared memory of another block of the cluster (address_in).
 __device__ inline uint4 load_remote(std::uint32_t address) {
   uint4 v;
   asm volatile("ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [%4];"
