@@ -13,23 +13,13 @@
 
 #include "tensor/cuda/context.h"
 #include "tensor/ops.h"
+#include "tests/in_sample.h"
 
 #define GPU_TEST(name) TEST_CASE(name* doctest::skip(::nibble::cuda::device_count() == 0))
 
 namespace nibble::testing {
 
 inline const Device kGpu = cuda_device(0);
-
-// For tests of thousands of small cases: with NIBBLE_TEST_SAMPLE=n only one in n of them is run,
-// the same ones every time, which is what fits into the time that a sanitizer takes.
-inline bool in_sample() {
-  static const auto every = [] {
-    const char* const text = std::getenv("NIBBLE_TEST_SAMPLE");
-    return std::max(1ul, text ? std::strtoul(text, nullptr, 10) : 1ul);
-  }();
-  static std::uint32_t count = 0;
-  return (count++ * 2654435761u >> 8) % every == 0;  // in no step with the loops
-}
 
 // Uniform numbers, drawn on the CPU.
 inline Tensor uniform(const Shape& shape, DType dtype = DType::F32, double low = -2,

@@ -40,6 +40,7 @@ GPU_TEST("cuda op table: values and gradients agree with the CPU's, in every lay
       CAPTURE(dtype);
       CAPTURE(static_cast<int>(layout));
       for_each_row([&](const OpRow& row) {
+        if (!in_sample()) return;
         const Setup setup{.dtype = dtype, .layout = layout, .rounded_to = dtype};
         Setup there = setup;
         there.device = kGpu;
@@ -55,6 +56,7 @@ GPU_TEST("cuda op table: every cell of the support matrix works or refuses as de
 
 GPU_TEST("cuda op table: two runs give the same bits") {
   for_each_row([](const OpRow& row) {
+    if (!in_sample()) return;
     const Setup setup{.dtype = DType::BF16, .device = kGpu, .rounded_to = DType::BF16};
     const std::vector<Tensor> a = all_of(Pass(row, setup).run()),
                               b = all_of(Pass(row, setup).run());
@@ -65,6 +67,7 @@ GPU_TEST("cuda op table: two runs give the same bits") {
 
 GPU_TEST("cuda op table: no operation copies to the host or waits for the device") {
   for_each_row([](const OpRow& row) {
+    if (!in_sample()) return;
     for (const DType dtype : {DType::F32, DType::BF16})
       for (const Layout layout : {Layout::Dense, Layout::Strided}) {
         Pass pass(row, {.dtype = dtype, .device = kGpu, .layout = layout});
@@ -95,6 +98,7 @@ GPU_TEST("cuda op table: operations write all of their outputs and gradients and
       CAPTURE(dtype);
       CAPTURE(static_cast<int>(layout));
       for_each_row([&](const OpRow& row) {
+        if (!in_sample()) return;
         const Setup setup{.dtype = dtype, .device = kGpu, .layout = layout, .rounded_to = dtype};
         const std::vector<Tensor> expected = all_of(Pass(row, setup).run());
         const Guarded guarded = run_guarded(row, setup);
@@ -120,6 +124,7 @@ GPU_TEST("cuda op table: a byte written beside a tensor is found") {
 
 GPU_TEST("cuda op table: nothing beyond the arguments is written") {
   for_each_row([](const OpRow& row) {
+    if (!in_sample()) return;
     Pass pass(row, {.device = kGpu, .layout = Layout::Poisoned});
     pass.run();
     std::vector<Tensor> touched = pass.x();

@@ -118,7 +118,7 @@ GPU_TEST("cuda optim: an update of stored moments gives the bits of the chain an
   for (const auto& [m, v] : kMoments)
     for (const DType storage : {DType::F32, DType::BF16})
       for (const bool extreme : {false, true}) {
-        if (extreme && storage == DType::BF16) continue;
+        if ((extreme && storage == DType::BF16) || !in_sample()) continue;
         CAPTURE(std::string(m));
         CAPTURE(std::string(v));
         CAPTURE(storage);
@@ -147,6 +147,7 @@ GPU_TEST("cuda optim: codes of moments are those of the quantizer for any number
     const QuantSpec spec = parse_spec(fmt::format("{}:group256", name));
     const bool is_signed = spec.format.is_signed();
     for (std::uint32_t part = 0; part < 12; ++part) {
+      if (part > 0 && !in_sample()) continue;
       constexpr std::int64_t kGroups = 1 << 13;
       Tensor x = uniform({kGroups, 256}, DType::F32, is_signed ? -1 : 0, 1, 300 + part);
       float* const p = x.data<float>();
@@ -299,6 +300,7 @@ GPU_TEST("cuda optim: ten updates with encoded moments give the CPU's bits") {
   for (const std::string_view storage : {"f32", "bf16", "int8"})
     for (const std::string_view moments :
          {"f32", "dyn8:group256", "int8:group128", "int4:group128"}) {
+      if (!in_sample()) continue;
       CAPTURE(storage);
       CAPTURE(moments);
       std::vector<std::vector<std::pair<std::string, Tensor>>> ends;

@@ -46,7 +46,8 @@ void check_scales(const Tensor& x, const QuantSpec& spec, std::int64_t offset = 
 GPU_TEST("cuda scales: every spec, every kind of number") {
   for (const QuantSpec& spec : quant_checks::specs())
     for (const DType dtype : {DType::F32, DType::BF16})
-      for (const Numbers kind : kNumbers) check_scales(numbers(kind, 12, 42, dtype), spec);
+      for (const Numbers kind : kNumbers)
+        if (in_sample()) check_scales(numbers(kind, 12, 42, dtype), spec);
 }
 
 GPU_TEST("cuda scales: every way to cut a matrix into tiles") {
