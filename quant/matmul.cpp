@@ -4,6 +4,7 @@
 #include "quant/product.h"
 #include "quant/product_route.h"
 #include "quant/qtensor.h"
+#include "tensor/biased_product.h"
 #include "tensor/ops.h"
 
 namespace nibble {
@@ -69,21 +70,27 @@ void write(Tensor& c, const Tensor& y, bool accumulate) {
   c.bump_version();
 }
 
-void float_product(Tensor& c, const Tensor& a, const Tensor& b, bool accumulate) {
+void float_product(Tensor& c, const Tensor& a, const Tensor& b, const Tensor& bias,
+                   bool accumulate) {
+  if (bias.defined() && c.dtype() == a.dtype()) {
+    ops::matmul_bias_into(c, a, b.t(), bias.to(c.dtype()));
+    return;
+  }
   const bool direct =
       c.dtype() == a.dtype() || (c.dtype() == DType::F32 && a.dtype() == DType::BF16);
   if (direct)
     ops::matmul_into(c, a, b.t(), accumulate);
   else
     write(c, ops::matmul(a, b.t()), accumulate);
+  if (bias.defined()) ops::add_bias(c, bias.to(c.dtype()));
 }
 
 // Both operands as floats, in the dtype of a dense one, else in c's.
-void simulated_product(Tensor& c, const Operands& p, bool accumulate) {
+void simulated_product(Tensor& c, const Operands& p, bool accumulate, const Tensor& bias = {}) {
   const DType dtype = p.a.dense ? p.a.dense->dtype() : (p.b.dense ? p.b.dense->dtype() : c.dtype());
   const Tensor a = p.a.dense ? *p.a.dense : dequantize(*p.a.codes, dtype);
   const Tensor b = p.b.dense ? *p.b.dense : dequantize(*p.b.codes, dtype);
-  float_product(c, a, b, accumulate);
+  float_product(c, a, b, bias, accumulate);
 }
 
 CodeOperand code_operand(const QTensor& q, const char* side) {
@@ -184,8 +191,7 @@ Tensor matmul_nt(const Value& lhs, const Value& rhs, const MatmulOptions& option
   if (is_real(p, options.mode)) {
     real_product(c, p, bias, false, options.accumulation, gelu);
   } else {
-    simulated_product(c, p, false);
-    if (bias) ops::add_bias(c, bias.to(c.dtype()));
+    simulated_product(c, p, false, bias);
     apply(gelu, c);
   }
   return c;

@@ -1,3 +1,4 @@
+#include "tensor/biased_product.h"
 #include "tensor/op_checks.h"
 #include "tensor/ops.h"
 
@@ -67,6 +68,20 @@ void matmul_into(Tensor& c, const Tensor& a, const Tensor& b, bool accumulate) {
                "the result's columns must lie next to each other: got strides {}", c.strides());
   Tensor c3 = c.unsqueeze(0);
   NIBBLE_DISPATCH(c.device(), matmul(c3, batched(a, {}), batched(b, {}), accumulate));
+  c.bump_version();
+}
+
+void matmul_bias_into(Tensor& c, const Tensor& a, const Tensor& b, const Tensor& bias) {
+  check_operands(a, b);
+  check_same_kind("matmul_bias", a, bias);
+  check_same_kind("matmul_bias", a, c);
+  NIBBLE_CHECK(a.rank() == 2 && b.rank() == 2 && bias.shape() == Shape{b.size(1)} &&
+                   c.shape() == Shape({a.size(0), b.size(1)}) && c.is_contiguous(),
+               "matmul_bias",
+               "got {} x {} + {} into {}, expected [M, K] x [K, N] + [N] into [M, N]", describe(a),
+               describe(b), describe(bias), describe(c));
+  Tensor c3 = c.unsqueeze(0);
+  NIBBLE_DISPATCH(c.device(), matmul_bias(c3, batched(a, {}), batched(b, {}), contiguous(bias)));
   c.bump_version();
 }
 

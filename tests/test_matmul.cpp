@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernel_checks.h"
+#include "tensor/biased_product.h"
 #include "tensor/ops.h"
 
 using namespace nibble;
@@ -152,4 +153,23 @@ TEST_CASE("matmul: errors name what is wrong") {
   CHECK_THROWS_WITH_AS(
       ops::matmul_into(transposed, a, a.t(), false),
       "matmul: the result's columns must lie next to each other: got strides [1, 2]", Error);
+}
+
+TEST_CASE("matmul: a bias is added before the one rounding") {
+  // 257 lies between two bf16 numbers: rounded before the bias, 257 + 0.75 would be 256 or 258.
+  const Tensor a = Tensor::full({3, 2}, 128.5, DType::F32), b = Tensor::full({2, 4}, 1, DType::F32);
+  const Tensor bias = Tensor::from(std::vector{-0.75f, 0.25f, 1.0f, 3.0f}, {4});
+  Tensor c = Tensor::empty({3, 4}, DType::BF16);
+  const Tensor ah = Tensor::full({3, 257}, 1, DType::BF16),
+               bh = Tensor::full({257, 4}, 1, DType::BF16);
+  ops::matmul_bias_into(c, ah, bh, bias.to(DType::BF16));
+  for (int row = 0; row < 3; ++row) {
+    const std::vector<float> y = c.select(0, row).to_vector();
+    CHECK(y == std::vector<float>{256, 258, 258, 260});
+  }
+  Tensor wide = Tensor::empty({3, 4});
+  ops::matmul_bias_into(wide, a, b, bias);
+  CHECK(wide.select(0, 2).to_vector() == std::vector<float>{256.25f, 257.25f, 258, 260});
+  CHECK_THROWS_WITH_AS(ops::matmul_bias_into(wide, a, b, bias.slice(0, 0, 3)),
+                       doctest::Contains("matmul_bias: got f32[3, 2]"), Error);
 }

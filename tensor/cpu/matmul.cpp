@@ -2,6 +2,7 @@
 #include <optional>
 #include <type_traits>
 
+#include "tensor/biased_product.h"
 #include "tensor/cpu/gemm.h"
 #include "tensor/kernels.h"
 #include "tensor/thread_pool.h"
@@ -66,10 +67,12 @@ struct Workspace {
         c(Tensor::empty({t.rows, t.cols})) {}
 };
 
-// bf16 operands: panels are widened, all of K is summed in f32, and the result is rounded once.
+// bf16 operands: panels are widened, all of K is summed in f32, and the result, with its bias if
+// there is one, is rounded once.
 template <class Out>
 void multiply_bf16(Out* c, std::int64_t c_stride, const MatrixView<bfloat16>& a,
-                   const MatrixView<bfloat16>& b, bool accumulate, Workspace& w) {
+                   const MatrixView<bfloat16>& b, const bfloat16* bias, bool accumulate,
+                   Workspace& w) {
   const std::int64_t m = a.rows, n = b.cols, k = a.cols;
   float* const sums = w.c.data<float>();
   std::fill_n(sums, m * n, 0.0f);
@@ -82,13 +85,15 @@ void multiply_bf16(Out* c, std::int64_t c_stride, const MatrixView<bfloat16>& a,
     Out* to = c + i * c_stride;
     if (accumulate)
       for (std::int64_t j = 0; j < n; ++j) to[j] = Out(static_cast<float>(to[j]) + from[j]);
+    else if (bias)
+      for (std::int64_t j = 0; j < n; ++j) to[j] = Out(from[j] + static_cast<float>(bias[j]));
     else
       for (std::int64_t j = 0; j < n; ++j) to[j] = Out(from[j]);
   }
 }
 
 template <class Out, class In>
-void run(Tensor& c, const Tensor& a, const Tensor& b, bool accumulate) {
+void run(Tensor& c, const Tensor& a, const Tensor& b, const In* bias, bool accumulate) {
   const std::int64_t batch = c.size(0), m = c.size(1), n = c.size(2), k = a.size(2);
   const Tiling t = choose_tiling(batch, m, n, k);
   const std::int64_t tiles = t.down * t.across, c_batch = c.strides()[0], c_row = c.strides()[1];
@@ -104,9 +109,12 @@ void run(Tensor& c, const Tensor& a, const Tensor& b, bool accumulate) {
       const MatrixView<In> lhs = batch_matrix<In>(a, index).block(i, 0, rows, k);
       const MatrixView<In> rhs = batch_matrix<In>(b, index).block(0, j, k, cols);
       if constexpr (std::is_same_v<In, bfloat16>)
-        multiply_bf16(to, c_row, lhs, rhs, accumulate, *workspace);
+        multiply_bf16(to, c_row, lhs, rhs, bias ? bias + j : nullptr, accumulate, *workspace);
       else
         gemm(to, c_row, lhs, rhs, accumulate);
+      if constexpr (!std::is_same_v<In, bfloat16>)
+        for (std::int64_t r = 0; bias && r < rows; ++r)
+          for (std::int64_t s = 0; s < cols; ++s) to[r * c_row + s] += bias[j + s];
     }
   });
 }
@@ -116,10 +124,15 @@ void run(Tensor& c, const Tensor& a, const Tensor& b, bool accumulate) {
 void matmul(Tensor& c, const Tensor& a, const Tensor& b, bool accumulate) {
   if (c.numel() == 0) return;
   if (c.dtype() == DType::F32 && a.dtype() == DType::BF16) {
-    run<float, bfloat16>(c, a, b, accumulate);
+    run<float, bfloat16>(c, a, b, nullptr, accumulate);
     return;
   }
-  NIBBLE_FLOAT_SWITCH(a.dtype(), "matmul", T, run<T, T>(c, a, b, accumulate));
+  NIBBLE_FLOAT_SWITCH(a.dtype(), "matmul", T, run<T, T>(c, a, b, nullptr, accumulate));
+}
+
+void matmul_bias(Tensor& c, const Tensor& a, const Tensor& b, const Tensor& bias) {
+  if (c.numel() == 0) return;
+  NIBBLE_FLOAT_SWITCH(a.dtype(), "matmul_bias", T, run<T, T>(c, a, b, bias.data<T>(), false));
 }
 
 }  // namespace nibble::cpu

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <optional>
 
+#include "tensor/biased_product.h"
 #include "tensor/cuda/gemm_lt.h"
 #include "tensor/kernels.h"
 
@@ -37,7 +38,9 @@ std::optional<LtMatrix> lt_matrix(const Tensor& x) {
 // Grids of batched library kernels end at this many matrices.
 constexpr std::int64_t kMaxBatch = 65535;
 
-bool multiply_by_library(Tensor& c, const Tensor& a, const Tensor& b, bool accumulate) {
+// `bias` may be undefined.
+bool multiply_by_library(Tensor& c, const Tensor& a, const Tensor& b, const Tensor& bias,
+                         bool accumulate) {
   const std::optional<LtMatrix> lhs = lt_matrix(a), rhs = lt_matrix(b), out = lt_matrix(c);
   if (!lhs || !rhs || !out || out->transposed) return false;
   for (std::int64_t done = 0; done < c.size(0); done += kMaxBatch) {
@@ -46,10 +49,12 @@ bool multiply_by_library(Tensor& c, const Tensor& a, const Tensor& b, bool accum
     p.m = c.size(1), p.n = c.size(2), p.k = a.size(2);
     p.a = *lhs, p.b = *rhs, p.c = *out;
     p.accumulate = accumulate;
+    if (bias.defined()) p.bias_alignment = alignment_of(bias.raw());
     const auto at = [&](const Tensor& x, const LtMatrix& layout) {
       return const_cast<std::byte*>(x.raw()) + bytes_of(x.dtype(), done * layout.batch_stride);
     };
-    if (lt_multiply(p, {at(a, *lhs), at(b, *rhs), at(c, *out)})) continue;
+    const void* const added = bias.defined() ? bias.raw() : nullptr;
+    if (lt_multiply(p, {at(a, *lhs), at(b, *rhs), at(c, *out), added})) continue;
     // Only a smaller last part can find the library without an algorithm after the first.
     NIBBLE_CHECK(done == 0, "matmul", "no algorithm for the last {} of {} products", p.batch,
                  c.size(0));
@@ -66,9 +71,22 @@ void matmul(Tensor& c, const Tensor& a, const Tensor& b, bool accumulate) {
   if (c.numel() == 0) return;
   const bool known = (a.dtype() == DType::F32 || a.dtype() == DType::BF16) &&
                      (c.dtype() == a.dtype() || c.dtype() == DType::F32);
-  if (known && a.size(2) > 0 && multiply_by_library(c, a, b, accumulate)) return;
+  if (known && a.size(2) > 0 && multiply_by_library(c, a, b, {}, accumulate)) return;
   multiply_generic(c, a, b, accumulate);
   ++g_generic_products;
+}
+
+void matmul_bias(Tensor& c, const Tensor& a, const Tensor& b, const Tensor& bias) {
+  if (c.numel() == 0) return;
+  const bool narrow = c.dtype() == DType::BF16;
+  if ((narrow || c.dtype() == DType::F32) && a.size(2) > 0 &&
+      multiply_by_library(c, a, b, bias, false))
+    return;
+  Tensor sums = narrow ? Tensor::empty(c.shape(), DType::F32, c.device()) : c;
+  matmul(sums, a, b, false);
+  Tensor rows = sums.view({c.size(1), c.size(2)});
+  add_bias(rows, narrow ? bias.to(DType::F32) : bias);
+  if (narrow) copy(c, sums);
 }
 
 }  // namespace nibble::cuda

@@ -5,6 +5,7 @@
 #include <array>
 #include <functional>
 
+#include "tensor/biased_product.h"
 #include "tensor/cuda/gemm_lt.h"
 #include "tensor/cuda/matmul.h"
 #include "tests/cuda/lockstep.h"
@@ -124,6 +125,19 @@ GPU_TEST("cuda matmul: accumulates, also wider and into strided rows, and touche
                   back.slice(1, left + s.n, left * 2 + s.n)})
               for (const float v : side.to_vector()) REQUIRE_MESSAGE(v == 1.5f, what);
           }
+}
+
+GPU_TEST("cuda matmul: a bias is added before the one rounding, by either kernel") {
+  // Whole sums, exact in any order; tier: exact.
+  for (const DType dtype : {DType::F32, DType::BF16})
+    for (const Sizes s : {Sizes{64, 264, 128}, {3, 257, 5}, {33, 300, 48}}) {
+      const Tensor a = Tensor::full({s.m, s.k}, 1, dtype), b = Tensor::full({s.k, s.n}, 1, dtype);
+      const Tensor bias = uniform({s.n}, DType::F32, -4, 4, 12).to(dtype);
+      Tensor cpu = Tensor::empty({s.m, s.n}, dtype), gpu = Tensor::empty({s.m, s.n}, dtype, kGpu);
+      ops::matmul_bias_into(cpu, a, b, bias);
+      ops::matmul_bias_into(gpu, a.to(kGpu), b.to(kGpu), bias.to(kGpu));
+      check_bits(cpu, gpu, fmt::format("{} [{}, {}, {}]", dtype, s.m, s.n, s.k));
+    }
 }
 
 GPU_TEST("cuda matmul: batches, broadcast and permuted") {
