@@ -154,6 +154,7 @@ struct Consumer {
     sync();  // the tile before has read its own
     copy4_async(base + S::kBias + (group * kCols + thread) * 4,
                 p.bias + min(item.col + thread, p.n - 1));
+    commit_copies();  // or add_bias would not wait for it
   }
   __device__ void add_bias() {
     if (!p.bias) return;

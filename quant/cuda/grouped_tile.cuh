@@ -48,6 +48,7 @@ struct Problem {
   std::uint32_t segment_blocks;  // of a segment
   std::uint32_t segments;
   std::uint32_t down, across;  // clusters of tiles
+  bool quads_a, quads_b;       // scales of kQuad blocks are aligned
   bool boxes;                  // results leave through the copy engine as bf16
   std::uint32_t clusters;      // at work
   float4* partial;             // sums of earlier segments, a tile's in the order of its threads
@@ -157,12 +158,22 @@ __device__ void produce_scales(const Problem& p, std::uint32_t base, std::uint32
         const std::uint32_t row = at < kRows ? min(item.row + at, p.m - 1)
                                              : min(item.col + (at - kRows) * kColsApart, p.n - 1);
         const float* const from = s.scales + s.index(row, 0);
+        float x[kQuad];
+        if (at < kRows ? p.quads_a : p.quads_b) {
+          const auto v = load_vector<float, kQuad>(from + block);
+#pragma unroll
+          for (std::uint32_t i = 0; i < kQuad; ++i) x[i] = v.v[i];
+        } else {
+#pragma unroll
+          for (std::uint32_t i = 0; i < kQuad; ++i)
+            x[i] = __ldg(from + min(block + i, s.columns - 1));
+        }
 #pragma unroll
         for (std::uint32_t i = 0; i < kQuad; ++i)
-          copy4_async(base + S::kScales + ring.stage * S::kScaleStage + i * S::kScaleBlock + at * 4,
-                      from + min(block + i, s.columns - 1));
+          store_shared(
+              base + S::kScales + ring.stage * S::kScaleStage + i * S::kScaleBlock + at * 4, x[i]);
       }
-      hopper::arrive_after_copies(base + S::kScaleFull + ring.stage * 8);
+      hopper::arrive(base + S::kScaleFull + ring.stage * 8);
     }
   }
 }

@@ -93,6 +93,11 @@ void run(const IntProduct& product) {
   Problem p{};
   p.a = scales_of(product.a);
   p.b = scales_of(product.b);
+  const auto quads = [](const CodeOperand& x) {
+    return x.scales.size(1) % kQuad == 0 && is_aligned(x.scales.raw(), 16);
+  };
+  p.quads_a = quads(product.a);
+  p.quads_b = quads(product.b);
   p.m = static_cast<std::uint32_t>(m);
   p.n = static_cast<std::uint32_t>(n);
   p.block_steps = static_cast<std::uint32_t>(ceil_div(product.block, kStep));
