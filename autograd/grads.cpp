@@ -33,6 +33,11 @@ const Shape& Grads::input_shape(int input) const {
   return slot(input)->shape;
 }
 
+Tensor Grads::take(int input) {
+  Tape::Slot* s = slot(input);
+  return s && !s->parameter ? std::exchange(s->grad, Tensor()) : Tensor();
+}
+
 void Grads::add(int input, Tensor gradient) {
   Tape::Slot* s = slot(input);
   if (s) tape_.accumulate(*s, std::move(gradient));

@@ -1,6 +1,7 @@
 // Products, norms, attention and losses.
 #include "autograd/context.h"
 #include "autograd/ops.h"
+#include "tensor/residual.h"
 
 namespace nibble {
 namespace {
@@ -25,6 +26,7 @@ Tensor accumulator(Grads& g, int input) {
 }
 
 // x̂ = (x − μ)·r;  dx = r(γdy − mean(γdy) − x̂·mean(γdy·x̂)), dγ = Σ dy·x̂, dβ = Σ dy
+// What x has as its gradient already (a residual's, as a rule) is added in the same pass.
 struct LayerNormNode {
   static constexpr const char* name = "layer_norm";
   Saved x;
@@ -34,9 +36,14 @@ struct LayerNormNode {
     const Tensor rows = x.get().flatten_rows();
     Tensor dx = g.wants(0) ? Tensor::empty(rows.shape(), rows.dtype(), rows.device()) : Tensor();
     Tensor dgamma = accumulator(g, 1), dbeta = accumulator(g, 2);
-    NIBBLE_DISPATCH(rows.device(),
-                    layer_norm_backward(dx, dgamma, dbeta, ops::contiguous(g.out()).flatten_rows(),
-                                        rows, gamma->dense(rows.dtype()), mean, rstd));
+    const Tensor dy = ops::contiguous(g.out()).flatten_rows(), scale = gamma->dense(rows.dtype());
+    if (const Tensor before = g.take(0); before.defined())
+      NIBBLE_DISPATCH(rows.device(),
+                      add_layer_norm_backward(dx, dgamma, dbeta, dy, rows, scale, mean, rstd,
+                                              ops::contiguous(before).flatten_rows()));
+    else
+      NIBBLE_DISPATCH(rows.device(),
+                      layer_norm_backward(dx, dgamma, dbeta, dy, rows, scale, mean, rstd));
     if (dx.defined()) g.add(0, dx.view(g.input_shape(0)));
   }
 };
@@ -156,20 +163,29 @@ Var layer_norm(const Var& x, Parameter& gamma, Parameter* beta, double epsilon,
 AddedNorm add_layer_norm(const Var& x, const Var& r, Parameter& gamma, Parameter* beta,
                          double epsilon, const std::optional<Wanted>& wanted,
                          const std::string& norm_module) {
-  if (wanted && x.shape() == r.shape() && x.dtype() == r.dtype()) {
-    PairSource source = norm_source(ops::contiguous(x.tensor()), gamma, beta, epsilon);
-    source.kind = PairSource::Kind::AddLayerNorm;
-    source.residual = ops::contiguous(r.tensor()).flatten_rows();
-    if (auto codes = encode_pair(source, x.shape(), *wanted)) {
-      const Tensor sum = source.sum.view(x.shape());
-      const Var added = record<Added>({&x, &r}, sum, [] { return Added{}; });
-      const ModuleScope scope(norm_module);
-      return {added, record_norm(added, gamma, beta, std::move(*codes), source, sum)};
-    }
+  if (x.shape() != r.shape() || x.dtype() != r.dtype()) {
+    const Var added = add(x, r);
+    const ModuleScope scope(norm_module);
+    return {added, layer_norm(added, gamma, beta, epsilon, wanted)};
   }
-  const Var added = add(x, r);
+  PairSource source = norm_source(ops::contiguous(x.tensor()), gamma, beta, epsilon);
+  source.kind = PairSource::Kind::AddLayerNorm;
+  source.residual = ops::contiguous(r.tensor()).flatten_rows();
+  std::optional<Encoded> codes;
+  Value norm;
+  if (wanted) codes = encode_pair(source, x.shape(), *wanted);
+  if (codes) {
+    norm = std::move(*codes);
+  } else {
+    ops::AddedNorm both =
+        ops::add_layer_norm(source.x, source.residual, source.gamma, source.beta, epsilon);
+    source.sum = both.sum, source.mean = both.norm.mean, source.rstd = both.norm.rstd;
+    norm = both.norm.y.view(x.shape());
+  }
+  const Tensor sum = source.sum.view(x.shape());
+  const Var added = record<Added>({&x, &r}, sum, [] { return Added{}; });
   const ModuleScope scope(norm_module);
-  return {added, layer_norm(added, gamma, beta, epsilon, wanted)};
+  return {added, record_norm(added, gamma, beta, std::move(norm), source, sum)};
 }
 
 Var rms_norm(const Var& x, Parameter& gamma, double epsilon) {

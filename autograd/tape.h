@@ -185,6 +185,10 @@ class Grads {
   // here, once for all operations.
   void add(int input, Tensor gradient);
   void add(int input, Encoded gradient);  // the answer to wanted(input)
+  // The gradient that an input has so far, for a kernel that adds this node's to it: the sum is
+  // what the node then hands to add(). Like out() any strides and maybe shared; undefined where
+  // nothing is there, and for parameters, whose way is sink().
+  Tensor take(int input);
   // Where to write an input's gradient directly, and whether to add to what is there. Call it once
   // an input, and then do write: products accumulate into parameters without a temporary.
   struct Sink {

@@ -24,6 +24,13 @@ LinearOptions options_of(const Recipe& recipe, const std::string& path, bool bia
   return {.bias = bias, .recipe = recipe.at(path), .dtype = DType::F32, .device = device};
 }
 
+// The stream as one tensor, and its norm.
+AddedNorm norm_of(Gpt2::Stream s, LayerNorm& norm, const std::optional<Wanted>& wanted) {
+  if (!s.r) return {s.x, norm(s.x, wanted)};
+  const ModuleScope scope(*s.module);
+  return norm.after_add(s.x, *s.r, wanted);
+}
+
 }  // namespace
 
 Gpt2Config Gpt2Config::named(std::string_view name) {
@@ -64,11 +71,11 @@ Gpt2::Block::Block(const Gpt2Config& c, const Recipe& recipe, const std::string&
       attn_dropout(c.residual_dropout),
       mlp_dropout(c.residual_dropout) {}
 
-Var Gpt2::Block::operator()(const Var& x) {
+Gpt2::Stream Gpt2::Block::operator()(Stream in) {
+  AddedNorm here = norm_of(std::move(in), ln1, attn.qkv.wanted());
   const ModuleScope scope(path());  // the sums are the block's own
-  const Var attended = attn_dropout(attn(ln1(x, attn.qkv.wanted())));
-  const auto [h, normed] = ln2.after_add(x, attended, mlp.fc1.wanted());
-  return h + mlp_dropout(mlp(normed));
+  here = ln2.after_add(here.sum, attn_dropout(attn(here.norm)), mlp.fc1.wanted());
+  return {here.sum, mlp_dropout(mlp(here.norm)), &path()};
 }
 
 Var Gpt2::Block::extend(const Var& x, KvCache::Layer& layer, std::int64_t length) {
@@ -139,12 +146,21 @@ Var Gpt2::embed(const Tensor& ids, std::int64_t first_position) {
 }
 
 Var Gpt2::hidden(const Tensor& ids) {
-  Var x = embedding_dropout_(embed(ids, 0));
+  Stream stream{embedding_dropout_(embed(ids, 0))};
   for (const auto& block : blocks_) {
-    Block* b = block.get();
-    x = config_.checkpoint_blocks ? checkpoint([b](const Var& h) { return (*b)(h); }, x) : (*b)(x);
+    if (!config_.checkpoint_blocks) {
+      stream = (*block)(std::move(stream));
+      continue;
+    }
+    // What is kept is one tensor: such a block forms its last sum itself.
+    const auto whole = [b = block.get()](const Var& x) {
+      const Stream out = (*b)({x});
+      const ModuleScope scope(*out.module);
+      return out.x + *out.r;
+    };
+    stream = {checkpoint(whole, stream.x)};
   }
-  return ln_f_(x);
+  return norm_of(std::move(stream), ln_f_, {}).norm;
 }
 
 Var Gpt2::loss(const Tensor& ids, const Tensor& targets) {

@@ -48,10 +48,16 @@ class Gpt2 : public LanguageModel {
   double flops_per_token(std::int64_t sequence) const override;
   const Gpt2Config& config() const { return config_; }
 
+  // What blocks hand on: x + r, which the reader forms as it forms the norm.
+  struct Stream {
+    Var x;
+    std::optional<Var> r{};               // nothing before the first block
+    const std::string* module = nullptr;  // whose the sum is
+  };
   class Block : public Module {
    public:
     Block(const Gpt2Config& config, const Recipe& recipe, const std::string& path, Device device);
-    Var operator()(const Var& x);
+    Stream operator()(Stream in);
     Var extend(const Var& x, KvCache::Layer& layer, std::int64_t length);
     void visit(Visitor& v) override;
     LayerNorm ln1;

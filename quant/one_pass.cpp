@@ -1,5 +1,7 @@
 #include "quant/one_pass.h"
 
+#include "quant/source_kernels.h"
+
 namespace nibble {
 namespace {
 
@@ -46,6 +48,15 @@ namespace {
 bool is_vectorized(const Tensor& x) {
   return !x.defined() || x.device() == kMeta || reinterpret_cast<std::uintptr_t>(x.raw()) % 16 == 0;
 }
+// A matrix that kernels read in vectors, and what it is made with.
+bool is_vectorized(const PairSource& source) {
+  const Tensor& x = source.x;
+  if (x.rank() != 2 || !x.is_contiguous()) return false;
+  if (x.dtype() != DType::F32 && x.dtype() != DType::BF16) return false;
+  for (const Tensor* t : {&x, &source.gamma, &source.beta, &source.residual, &source.dy})
+    if (!is_vectorized(*t)) return false;
+  return true;
+}
 // Integers whose quotients need no lower bound: |x / step| is at most the largest code.
 bool has_pair_codes(const QuantSpec& s) {
   return is_plain(s) && s.format.is_signed() && s.scaling == Scaling::Reciprocal &&
@@ -57,10 +68,8 @@ bool has_pair_codes(const QuantSpec& s) {
 bool has_pair(const PairSource& source, const QuantSpec& by_row, const QuantSpec& by_column) {
   using enum PairSource::Kind;
   const Tensor& x = source.x;
-  if (x.rank() != 2 || !x.is_contiguous()) return false;
-  if (x.dtype() != DType::F32 && x.dtype() != DType::BF16) return false;
-  for (const Tensor* t : {&x, &source.gamma, &source.beta, &source.residual, &source.dy})
-    if (!is_vectorized(*t)) return false;
+  if (!is_vectorized(source)) return false;
+  if (source.kind == LayerNorm || source.kind == AddLayerNorm) return false;
   const std::int64_t rows = x.size(0), cols = x.size(1);
   if (!has_pair_codes(by_row) || by_row.rounding != by_column.rounding) return false;
   if (!has_pair_codes(by_column) || !has_column_runs(by_column, rows, cols)) return false;
@@ -71,8 +80,27 @@ bool has_pair(const PairSource& source, const QuantSpec& by_row, const QuantSpec
   if (by_row.rounding == Rounding::Stochastic && source.kind != Plain &&
       source.kind != GeluBackward)
     return false;
-  const bool normalised = source.kind == LayerNorm || source.kind == AddLayerNorm;
-  return pair_slices(cols, x.dtype(), tile.cols == cols ? 64 : 128, normalised) > 0;
+  return pair_slices(cols, x.dtype(), tile.cols == cols ? 64 : 128, false) > 0;
+}
+
+bool has_norm_rows(const PairSource& source, const QuantSpec& spec) {
+  using enum PairSource::Kind;
+  if (source.kind != LayerNorm && source.kind != AddLayerNorm) return false;
+  if (!is_vectorized(source) || !is_plain(spec) || !spec.format.is_integer()) return false;
+  if (spec.rounding != Rounding::Nearest || spec.scaling != Scaling::Reciprocal) return false;
+  const std::int64_t rows = source.x.size(0), cols = source.x.size(1);
+  if (rows == 0 || cols == 0 || cols % 8 != 0 || cols > 4096) return false;
+  const Tile tile = spec.resolve(rows, cols);
+  return tile.rows == 1 && (tile.cols == cols || (tile.cols == 128 && cols % 128 == 0));
+}
+
+bool has_source_columns(const PairSource& source, const QuantSpec& spec) {
+  using enum PairSource::Kind;
+  if (!is_vectorized(source)) return false;
+  if (!has_column_runs(spec, source.x.size(0), source.x.size(1))) return false;
+  if (source.kind == Plain) return true;
+  const bool made = source.kind == LayerNorm || source.kind == Gelu;
+  return made && spec.rounding == Rounding::Nearest && spec.scaling == Scaling::Reciprocal;
 }
 
 int pair_slices(std::int64_t cols, DType dtype, std::int64_t unit, bool whole_rows) {

@@ -1,5 +1,5 @@
 #include "tensor/op_checks.h"
-#include "tensor/ops.h"
+#include "tensor/residual.h"
 
 namespace nibble::ops {
 namespace {
@@ -35,6 +35,21 @@ NormResult layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, 
   if (x.numel() > 0)
     NIBBLE_DISPATCH(x.device(),
                     layer_norm(r.y, r.mean, r.rstd, contiguous(x), gamma, beta, epsilon));
+  return r;
+}
+
+AddedNorm add_layer_norm(const Tensor& x, const Tensor& residual, const Tensor& gamma,
+                         const Tensor& beta, double epsilon) {
+  AddedNorm r{Tensor(), prepare("add_layer_norm", x, gamma, epsilon, true)};
+  if (beta.defined()) check_parameter("add_layer_norm", "beta", beta, x);
+  check_same_kind("add_layer_norm", x, residual);
+  NIBBLE_CHECK(x.shape() == residual.shape(), "add_layer_norm",
+               "got x {} and residual {}, expected one shape", describe(x), describe(residual));
+  r.sum = Tensor::empty(x.shape(), x.dtype(), x.device());
+  if (x.numel() > 0)
+    NIBBLE_DISPATCH(x.device(),
+                    add_layer_norm(r.sum, r.norm.y, r.norm.mean, r.norm.rstd, contiguous(x),
+                                   contiguous(residual), gamma, beta, epsilon));
   return r;
 }
 

@@ -141,7 +141,7 @@ def check_copies(tree):
 
 def check_kernel_tests(tree):
     """Every kernel pair has a row of the op table or a case on both devices (tests/kernel_tests.txt)."""
-    kernels = {name for path, text in tree.code.items() if path.name == "kernels.h" for name in KERNEL.findall(text)}
+    kernels = {name for path, text in tree.code.items() if path.suffix == ".h" for name in KERNEL.findall(text)}
     tests = {path: text for path, text in tree.text.items() if path.parts[0] == "tests"}
     rows, cases = set(), set()
     for path, text in tests.items():

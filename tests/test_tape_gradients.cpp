@@ -148,3 +148,50 @@ TEST_CASE("tape: a sink of a shared gradient does not write through") {
   check_close(tape.gradient(a), {2, 2, 2}, 0);
   check_close(tape.gradient(b), {1, 1, 1}, 0);
 }
+
+TEST_CASE("tape: a norm adds to the gradient that its input has, in the bits of a sum") {
+  Parameter gain(weights({8}, 2)), offset(weights({8}, 3));
+  for (const DType dtype : {DType::F32, DType::BF16, DType::F64}) {
+    const Tensor a = weights({2, 3, 8}, 4).to(dtype), b = weights({2, 3, 8}, 5).to(dtype);
+    const Tensor dy = weights({2, 3, 8}, 6).to(dtype), dz = weights({2, 3, 8}, 7).to(dtype);
+    // Of a and b, by the norm's reader (1), by another one (2) or by both.
+    const auto gradients = [&](int readers, bool norm_first) {
+      gain.set_has_grad(false), offset.set_has_grad(false);
+      Tape tape;
+      const Tape::Recording recording(tape);
+      const Var x = tape.watch(a), r = tape.watch(b);
+      const AddedNorm both = add_layer_norm(x, r, gain, &offset, 1e-5, {}, "norm");
+      Var loss;
+      const auto read = [&](int reader, const Var& part) {
+        if (readers & reader) loss = loss.tracked() ? loss + part : part;
+      };
+      const auto norm = [&] { read(1, sum(both.norm * Var(dy))); };
+      if (norm_first) norm();
+      read(2, sum(square(both.sum) * Var(dz)));
+      if (!norm_first) norm();
+      tape.backward(loss);
+      return std::pair{tape.gradient(x), tape.gradient(r)};
+    };
+    for (const bool norm_first : {false, true}) {
+      const Tensor expected =
+          ops::add(gradients(1, norm_first).first, gradients(2, norm_first).first);
+      const auto [dx, dr] = gradients(3, norm_first);
+      CHECK(same_bits(dx, expected));
+      CHECK(same_bits(dr, expected));
+    }
+  }
+}
+
+TEST_CASE("tape: a gradient that a norm adds to is nobody else's loss") {
+  Parameter gain(weights({8}, 2));
+  Tape tape;
+  const Tape::Recording recording(tape);
+  const Var x = tape.watch(weights({3, 8}, 4)), r = tape.watch(weights({3, 8}, 5));
+  const Var nothing = layer_norm(x, gain, nullptr) * Var(Tensor::zeros({1}));
+  const Var y = nothing + (x + r);  // dy is r's gradient and, until the norm has run, x's
+  const Tensor dy = weights({3, 8}, 6), kept = dy.clone();
+  tape.backward(y, dy);
+  CHECK(same_bits(tape.gradient(r), kept));
+  CHECK(same_bits(tape.gradient(x), kept));
+  CHECK(same_bits(dy, kept));
+}

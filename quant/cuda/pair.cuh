@@ -158,8 +158,6 @@ __global__ void __launch_bounds__(kBlock, 2) pair_kernel(const __grid_constant__
                          a.x + std::int64_t{here.row0 + row} * a.cols + here.col0, bytes, barrier);
   }
   hopper::wait(barrier, 0);
-  if constexpr (kKind == Kind::LayerNorm || kKind == Kind::AddLayerNorm)
-    prepare<kKind>(a, patch, here);
   survey<kKind>(a, patch, here);
   hopper::cluster_sync();
   settle(a, patch, here);
@@ -193,9 +191,8 @@ void launch_clusters(void (*kernel)(Params...), std::uint32_t clusters, std::uin
 
 template <Kind kKind, class T>
 void run(Arguments<T>& a, bool stochastic) {
-  constexpr bool kWhole = kKind == Kind::LayerNorm || kKind == Kind::AddLayerNorm;
   const std::int64_t unit = a.log_group > 7 ? kTile : 128;
-  const int slices = pair_slices(a.cols, dtype_of<T>, unit, kWhole);
+  const int slices = pair_slices(a.cols, dtype_of<T>, unit, false);
   a.slices = static_cast<std::uint32_t>(slices);
   a.width = static_cast<std::uint32_t>(pair_width(a.cols, slices, unit));
   a.groups = a.log_group > 7 ? 1 : a.width >> a.log_group;
@@ -207,11 +204,7 @@ void run(Arguments<T>& a, bool stochastic) {
   launch_clusters(pair_kernel<kKind, false, T>, clusters, a.down * a.slices, shared, a);
 }
 
-// pair_norm.cu, pair_gelu.cu: units of their own, for the compiler.
-extern template void run<Kind::LayerNorm>(Arguments<float>&, bool);
-extern template void run<Kind::LayerNorm>(Arguments<bfloat16>&, bool);
-extern template void run<Kind::AddLayerNorm>(Arguments<float>&, bool);
-extern template void run<Kind::AddLayerNorm>(Arguments<bfloat16>&, bool);
+// pair_gelu.cu: a unit of its own, for the compiler.
 extern template void run<Kind::Gelu>(Arguments<float>&, bool);
 extern template void run<Kind::Gelu>(Arguments<bfloat16>&, bool);
 extern template void run<Kind::GeluBackward>(Arguments<float>&, bool);

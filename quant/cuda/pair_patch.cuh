@@ -44,10 +44,8 @@ struct RoundKeys {
 
 template <class T>
 struct Arguments {
-  const T *x, *other;  // other: residual, or dy
-  T *value, *sum;      // may be null
-  const T *gamma, *beta;
-  float *mean, *rstd, epsilon;
+  const T *x, *other;                      // other: dy
+  T* value;                                // may be null
   std::uint8_t *row_codes, *column_codes;  // column_codes may be null
   float *row_steps, *column_steps;
   float* sums;                      // of 64 rows each [ceil(rows / 64), cols]; may be null

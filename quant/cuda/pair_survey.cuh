@@ -1,11 +1,10 @@
-// The first half of the pair kernel (pair.cuh): producers finish the values in shared memory, the
+// The first half of the pair kernel (pair.cuh): elements are finished in shared memory, the
 // largest magnitudes of rows and columns are taken and columns added up.
 #pragma once
 
 #include "quant/cuda/pair_patch.cuh"
 #include "tensor/cuda/elementwise.cuh"
 #include "tensor/cuda/fast_math.cuh"
-#include "tensor/cuda/rows.cuh"
 
 namespace nibble::cuda::pair {
 
@@ -100,82 +99,6 @@ struct GeluBackwardOf {
     return nibble::cuda::fast::gelu_tanh_backward(d, v);
   }
 };
-struct AddOf {
-  __device__ float operator()(float a, float b) const { return a + b; }
-};
-
-// Rows of the patch become layer norms of themselves: tensor/cuda/norm.cu's arithmetic in its
-// order.
-template <class T, class Tile>
-__device__ void normalise(const Arguments<T>& a, const Patch<T>& patch, const Place& here) {
-  __shared__ float scratch[2][kWarps];
-  constexpr std::uint32_t kAtOnce = kWarps / Tile::kWarps;
-  const auto cols = static_cast<int>(a.cols);
-  const auto width = static_cast<float>(cols);
-  for (std::uint32_t first = 0; first < here.rows; first += kAtOnce) {
-    const std::uint32_t row = first + threadIdx.x / Tile::kThreads;
-    const int n = row < here.rows ? cols : 0;
-    T* const own = patch.at(row, 0);
-    const Row<T, Tile> in(own, n);
-    float mu = 0, squares = 0;
-    in.each([&](float v, int) { mu += v; });
-    mu = row_sum<Tile>(mu, scratch[0]) / width;
-    in.each([&](float v, int column) {
-      const float d = column < n ? v - mu : 0.0f;
-      squares = fmaf(d, d, squares);
-    });
-    const float inverse = 1.0f / sqrtf(row_sum<Tile>(squares, scratch[1]) / width + a.epsilon);
-    const Row<T, Tile> scale(a.gamma, n);
-    const std::int64_t at = here.row0 + row;
-    const auto write = [&](T* to) {
-      if (a.beta)
-        write_row<T, Tile>(
-            to, n, [=](float v, float g, float b) { return fmaf((v - mu) * inverse, g, b); }, in,
-            scale, Row<T, Tile>(a.beta, n));
-      else
-        write_row<T, Tile>(
-            to, n, [=](float v, float g) { return (v - mu) * inverse * g; }, in, scale);
-    };
-    write(own);
-    if (n > 0 && Tile::thread() == 0) {
-      a.mean[at] = mu;
-      a.rstd[at] = inverse;
-    }
-  }
-}
-
-// What whole rows need: sums with a residual, norms. Elements of their own are done while their
-// magnitudes are taken.
-template <Kind kKind, class T>
-__device__ void prepare(const Arguments<T>& a, const Patch<T>& patch, const Place& here) {
-  constexpr int V = kVector<T>;
-  const std::uint32_t vectors = a.cols / V;
-  if constexpr (kKind == Kind::AddLayerNorm) {
-#pragma unroll 4
-    for (std::uint32_t v = threadIdx.x; v < here.rows * vectors; v += kBlock) {
-      const std::uint32_t row = v / vectors, col = (v - row * vectors) * V;
-      const std::int64_t at = std::int64_t{here.row0 + row} * a.cols + col;
-      const auto y = apply_vector<V, T>(AddOf{}, std::make_tuple(load_vector<T>(patch.at(row, col)),
-                                                                 load_vector<T>(a.other + at)));
-      store_vector(patch.at(row, col), y);
-      store_vector(a.sum + at, y);
-    }
-    __syncthreads();
-  }
-  static_assert(kPairBytes / kRows <= 128 * 16);
-  if (vectors <= 96)  // as with_row_tile chooses
-    normalise<T, RowTile<1, 3>>(a, patch, here);
-  else
-    normalise<T, RowTile<2, 2>>(a, patch, here);
-  __syncthreads();
-  if (!a.value) return;
-#pragma unroll 4
-  for (std::uint32_t v = threadIdx.x; v < here.rows * vectors; v += kBlock) {
-    const std::uint32_t row = v / vectors, col = (v - row * vectors) * V;
-    store_vector(a.value + std::int64_t{here.row0 + row} * a.cols + col,
-                 load_vector<T>(patch.at(row, col)));
-  }
-}
 
 template <class T>
 __device__ Vector<T, 8> load_eight(const T* p) {

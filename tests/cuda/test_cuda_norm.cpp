@@ -1,5 +1,6 @@
 // LayerNorm and RMSNorm. Sums over a row and over rows have another order than the CPU's; their
 // errors are a few 2^-24 of the sums of absolute values. A bf16 result may round to either side.
+#include "tensor/residual.h"
 #include "tests/cuda/number_checks.h"
 #include "tests/tensor_testing.h"
 
@@ -143,4 +144,35 @@ GPU_TEST("cuda norm: not-a-number stays in its row") {
         return std::vector{r.y, r.mean, r.rstd};
       },
       [](const Tensor& cpu, const Tensor& gpu) { check_near(cpu, gpu, 4e-6, 1); });
+}
+
+GPU_TEST("cuda norm: with a residual, forward and backward, the bits of the kernels apart") {
+  for (const DType dtype : kBoth)
+    for (const Shape& shape : kShapes)
+      for (const bool shift : {true, false}) {
+        if (shape.numel() == 0) continue;
+        CAPTURE(shape);
+        CAPTURE(dtype);
+        const Inputs i = make(shape, dtype);
+        const Tensor x = i.x.to(kGpu), gamma = i.gamma.to(kGpu), dy = i.dy.to(kGpu);
+        const Tensor beta = shift ? i.beta.to(kGpu) : Tensor();
+        const Tensor other = uniform(shape, dtype, -3, 3, 5).to(kGpu);
+        const ops::AddedNorm fused = ops::add_layer_norm(x, other, gamma, beta);
+        const Tensor sum = ops::add(x, other);
+        const ops::NormResult norm = ops::layer_norm(sum, gamma, beta);
+        check_bits(sum.to(kCpu), fused.sum, "sum");
+        check_bits(norm.y.to(kCpu), fused.norm.y, "norm");
+        check_bits(norm.mean.to(kCpu), fused.norm.mean, "mean");
+        check_bits(norm.rstd.to(kCpu), fused.norm.rstd, "rstd");
+
+        const std::vector<Tensor> apart =
+            backward(true, {sum, gamma, dy, norm.mean, norm.rstd}, DType::F32);
+        Tensor dx = Tensor::empty(shape, dtype, kGpu);
+        Tensor dgamma = Tensor::full(gamma.shape(), 3, DType::F32, kGpu), dbeta = dgamma.clone();
+        cuda::add_layer_norm_backward(dx, dgamma, dbeta, dy, sum, gamma, norm.mean, norm.rstd,
+                                      other);
+        check_bits(ops::add(other, apart[0]).to(kCpu), dx, "dx");
+        check_bits(apart[1].to(kCpu), dgamma, "dgamma");
+        check_bits(apart[2].to(kCpu), dbeta, "dbeta");
+      }
 }
