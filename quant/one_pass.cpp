@@ -80,7 +80,7 @@ bool has_pair(const PairSource& source, const QuantSpec& by_row, const QuantSpec
   if (by_row.rounding == Rounding::Stochastic && source.kind != Plain &&
       source.kind != GeluBackward)
     return false;
-  return pair_slices(cols, x.dtype(), tile.cols == cols ? 64 : 128, false) > 0;
+  return rows <= (std::int64_t{1} << 35) / cols;  // blocks of draws are counted in 32 bits
 }
 
 bool has_norm_rows(const PairSource& source, const QuantSpec& spec) {
@@ -101,15 +101,6 @@ bool has_source_columns(const PairSource& source, const QuantSpec& spec) {
   if (source.kind == Plain) return true;
   const bool made = source.kind == LayerNorm || source.kind == Gelu;
   return made && spec.rounding == Rounding::Nearest && spec.scaling == Scaling::Reciprocal;
-}
-
-int pair_slices(std::int64_t cols, DType dtype, std::int64_t unit, bool whole_rows) {
-  for (const int slices : {1, 2, 4}) {
-    const std::int64_t width = pair_width(cols, slices, unit);
-    if (bytes_of(dtype, width * kPairRows) <= kPairBytes) return slices;
-    if (whole_rows) break;
-  }
-  return 0;
 }
 
 }  // namespace nibble

@@ -42,14 +42,4 @@ struct PairSource {
 // multiples of 16 bytes. The same on every device.
 bool has_pair(const PairSource& source, const QuantSpec& by_row, const QuantSpec& by_column);
 
-// How a GPU holds the matrix meanwhile: a thread block keeps kPairRows rows of a slice of the
-// columns in kPairBytes of shared memory, so that two share a multiprocessor: one alone is slower
-// than the kernels apart. Slices are whole multiples of `unit` columns.
-inline constexpr std::int64_t kPairRows = 64, kPairBytes = kPairRows * 832 * 2;
-constexpr std::int64_t pair_width(std::int64_t cols, int slices, std::int64_t unit) {
-  return (cols + unit * slices - 1) / (unit * slices) * unit;
-}
-// 1, 2 or 4 slices; 0 when the rows are too long.
-int pair_slices(std::int64_t cols, DType dtype, std::int64_t unit, bool whole_rows);
-
 }  // namespace nibble

@@ -176,19 +176,22 @@ class Kernels {
       const char* noise;
       double bytes;  // an element
       bool sums;
+      std::int64_t widths = 1;
     };
     for (const Form& f : {Form{"pair", Kind::Plain, "", 4, false},
                           Form{"pair, stochastic, column sums", Kind::Plain, ":sr", 4, true},
+                          Form{"pair, stochastic, column sums", Kind::Plain, ":sr", 4, true, 3},
                           Form{"pair of layer norm", Kind::LayerNorm, "", 4, false},
                           Form{"pair of add and layer norm", Kind::AddLayerNorm, "", 8, false},
-                          Form{"pair of gelu", Kind::Gelu, "", 4, false},
+                          Form{"pair of gelu", Kind::Gelu, "", 4, false, 4},
                           Form{"pair of gelu backward, stochastic, column sums", Kind::GeluBackward,
-                               ":sr", 6, true}}) {
+                               ":sr", 6, true, 4}}) {
       const QuantSpec row = parse_spec(std::string("int8:row:recip") + f.noise),
                       column = parse_spec(std::string("int8:group256:recip") + f.noise);
+      const std::int64_t cols = f.widths * width_;
       PairSource s;
       s.kind = f.kind;
-      s.x = x_;
+      s.x = f.widths == 1 ? x_ : normal({tokens_, cols}, 7);
       if (f.kind == Kind::LayerNorm || f.kind == Kind::AddLayerNorm) {
         s.gamma = normal({width_}, 3);
         s.beta = normal({width_}, 4);
@@ -200,12 +203,12 @@ class Kernels {
         s.residual = dy_;
         s.sum = Tensor::empty(x_.shape(), DType::BF16, device_);
       }
-      if (f.kind == Kind::GeluBackward) s.dy = dy_;
+      if (f.kind == Kind::GeluBackward) s.dy = normal(s.x.shape(), 8);
       if (!has_pair(s, row, column)) continue;
-      auto q = std::make_shared<QTensor>(QTensor::empty(row, tokens_, width_, device_));
-      auto t = std::make_shared<QTensor>(QTensor::empty(column, width_, tokens_, device_));
-      const Tensor sums = f.sums ? Tensor::empty({width_}, DType::F32, device_) : Tensor();
-      cases_.push_back({f.name, x_.shape(), f.bytes * n(),
+      auto q = std::make_shared<QTensor>(QTensor::empty(row, tokens_, cols, device_));
+      auto t = std::make_shared<QTensor>(QTensor::empty(column, cols, tokens_, device_));
+      const Tensor sums = f.sums ? Tensor::empty({cols}, DType::F32, device_) : Tensor();
+      cases_.push_back({f.name, s.x.shape(), f.bytes * static_cast<double>(s.x.numel()),
                         [=, d = device_] {
                           Tensor none, to = sums;
                           NIBBLE_DISPATCH(
@@ -214,9 +217,16 @@ class Kernels {
                         },
                         [=] {
                           const Tensor y = pair_matrix(s, {});
-                          return std::max(code_error(*q, y, false), code_error(*t, y, true));
+                          return std::max({code_error(*q, y, false), code_error(*t, y, true),
+                                           sums.defined() ? sum_error(sums, y) : 0.0});
                         }});
     }
+  }
+  // The order of additions is column_sum's: no bit differs.
+  static double sum_error(const Tensor& sums, const Tensor& x) {
+    Tensor expected = Tensor::empty(sums.shape(), DType::F32, sums.device());
+    ops::column_sum_into(expected, x, false);
+    return expected.to(kCpu).to_vector() == sums.to(kCpu).to_vector() ? 0.0 : INFINITY;
   }
   static std::int64_t checked_rows(const QTensor& q) { return std::min(kChecked, q.rows()); }
   static double code_error(const QTensor& q, const Tensor& x, bool transposed) {

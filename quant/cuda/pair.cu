@@ -1,10 +1,10 @@
 // quant_pair: the plain kernels, and which kernel serves a call.
-#include "quant/cuda/pair.cuh"
+#include "quant/cuda/pair_stream.cuh"
 
 namespace nibble::cuda {
 namespace {
 
-using namespace pair;
+using Kind = PairSource::Kind;
 
 template <class T>
 T* address_of(const Tensor& x) {
@@ -19,41 +19,58 @@ template <class T>
 void pair_of(Tensor& row_codes, Tensor& row_scales, Tensor& column_codes, Tensor& column_scales,
              Tensor& value, const Tensor& sums, const PairSource& s, const QuantSpec& by_row,
              const QuantSpec& by_column, const RngKey& key) {
+  using stream_pair::kColumns;
   const std::int64_t rows = s.x.size(0), cols = s.x.size(1);
-  const std::int64_t run = by_column.resolve(cols, rows).cols;
+  const std::int64_t run = by_column.resolve(cols, rows).cols, runs = ceil_div(rows, run);
+  const std::int64_t across = ceil_div(cols, kColumns);
   const bool whole = by_row.resolve(rows, cols).cols == cols;
-  Arguments<T> a{
-      .x = s.x.data<T>(),
-      .other = address_of<T>(s.dy),
+  const std::int64_t together = whole ? across : 128 / kColumns,
+                     groups = ceil_div(across, together);
+  const Tensor found = Tensor::empty({groups * (rows + runs)}, DType::I32, s.x.device());
+  auto* const words = codes_of<std::uint32_t>(found);
+  const auto map_of = [&](const Tensor& x) {
+    return box_map(x.raw(), rows, cols, sizeof(T), static_cast<std::uint32_t>(run), kColumns);
+  };
+  const auto both_halves = [](const Format& f) {
+    return static_cast<std::uint32_t>(f.qmax()) * 0x10001u;
+  };
+  const bool backward = s.kind == Kind::GeluBackward;
+  stream_pair::Arguments<T> a{
+      .x = map_of(s.x),
+      .other = map_of(backward ? s.dy : s.x),
+      .dy = backward ? s.dy.data<T>() : nullptr,
       .value = address_of<T>(value),
       .row_codes = codes_of<std::uint8_t>(row_codes),
       .column_codes = codes_of<std::uint8_t>(column_codes),
       .row_steps = row_scales.data<float>(),
       .column_steps = address_of<float>(column_scales),
       .sums = address_of<float>(sums),
+      .row_most = words,
+      .arrived = words + groups * rows,
+      .clears = checked_extent(found.numel()),
       .rows = checked_extent(rows),
       .cols = checked_extent(cols),
-      .width = 0,
-      .runs = static_cast<std::uint32_t>(ceil_div(rows, run)),
-      .down = static_cast<std::uint32_t>(run / pair::kRows),
-      .slices = 0,
-      .log_group = whole ? 31u : 7u,
-      .groups = 0,
+      .runs = static_cast<std::uint32_t>(runs),
+      .across = static_cast<std::uint32_t>(across),
+      .together = static_cast<std::uint32_t>(together),
+      .groups = static_cast<std::uint32_t>(groups),
+      .expected = 0,
+      .encodes = true,
       .row_high = static_cast<float>(by_row.format.qmax()),
       .column_high = static_cast<float>(by_column.format.qmax()),
+      .row_pair = both_halves(by_row.format),
+      .column_pair = both_halves(by_column.format),
       .row_rule = one_pass::Rule(by_row),
       .column_rule = one_pass::Rule(by_column),
-      .key = key,
-      .keys = RoundKeys(key.seed),
+      .keys = KeyedDraws(key),
   };
-  const bool noise = by_row.rounding == Rounding::Stochastic;
-  switch (s.kind) {
-    case Kind::Plain: return pair::run<Kind::Plain>(a, noise);
-    case Kind::LayerNorm:
-    case Kind::AddLayerNorm: break;  // quant_norm_rows
-    case Kind::Gelu: return pair::run<Kind::Gelu>(a, noise);
-    case Kind::GeluBackward: return pair::run<Kind::GeluBackward>(a, noise);
-  }
+  const bool longer = run == 256, noise = by_row.rounding == Rounding::Stochastic;
+  if (s.kind == Kind::Plain)
+    stream_pair::run<Kind::Plain>(a, longer, noise);
+  else if (s.kind == Kind::Gelu)
+    stream_pair::run<Kind::Gelu>(a, longer, noise);
+  else
+    stream_pair::run<Kind::GeluBackward>(a, longer, noise);
 }
 
 }  // namespace

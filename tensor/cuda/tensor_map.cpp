@@ -41,6 +41,24 @@ CUtensorMap swizzled_map(const void* base, std::int64_t rows, std::int64_t cols,
   return map;
 }
 
+CUtensorMap box_map(const void* base, std::int64_t rows, std::int64_t cols, int element_bytes,
+                    std::uint32_t box_rows, std::uint32_t box_cols) {
+  CUtensorMap map;
+  const cuuint64_t extents[] = {static_cast<cuuint64_t>(cols), static_cast<cuuint64_t>(rows)};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(cols * element_bytes)};
+  const cuuint32_t box[] = {box_cols, box_rows};
+  const cuuint32_t steps[] = {1, 1};
+  const CUresult result = encoder()(
+      &map, element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+      2, const_cast<void*>(base), extents, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  NIBBLE_CHECK(result == CUDA_SUCCESS, "cuda",
+               "no tensor map: driver error {} for [{}, {}] of {} bytes each at {}",
+               static_cast<int>(result), rows, cols, element_bytes, base);
+  return map;
+}
+
 CUtensorMap heads_map(const void* base, const HeadsExtents& n, std::int64_t batch_stride,
                       std::int64_t row_stride, std::int64_t head_stride, std::uint32_t box_rows) {
   CUtensorMap map;
