@@ -95,6 +95,13 @@ Value encode_dgrad_weight(Parameter& weight, const LinearRecipe& recipe, const R
   const GemmRecipe& d = recipe.dgrad;
   if (d.rhs.source != Source::ReuseForward)
     return encode_weight(weight, d.rhs, d.mode, w_key, true, dtype, "dgrad.rhs");
+  // The turned codes are a form of their own, made once an update. Of weights that are codes they
+  // would take as much again as the weights.
+  if (is_real(d, recipe.fprop.rhs) && !weight.is_quantized()) {
+    Encoding turned = recipe.fprop.rhs;
+    turned.quant = turned.quant->t();
+    return encode_weight(weight, turned, d.mode, w_key, true, dtype, "dgrad.rhs");
+  }
   const Value forward =
       encode_weight(weight, recipe.fprop.rhs, d.mode, w_key, false, dtype, "dgrad.rhs");
   return transposed(forward);

@@ -24,15 +24,23 @@ QTensor& Parameter::quantized() {
   return *q;
 }
 
-const Tensor& Parameter::dense(DType dtype) {
-  if (const auto* dense = std::get_if<Tensor>(&value_); dense && dense->dtype() == dtype)
-    return *dense;
-  if (!cast_.defined() || cast_.dtype() != dtype) {
-    const MemoryScope scope{"encodings"};
-    const auto* q = std::get_if<QTensor>(&value_);
-    cast_ = q ? dequantize(*q, dtype) : std::get<Tensor>(value_).to(dtype);
+Tensor Parameter::dense(DType dtype) {
+  const auto* dense = std::get_if<Tensor>(&value_);
+  if (dense && dense->dtype() == dtype) return *dense;
+  const auto* q = std::get_if<QTensor>(&value_);
+  for (Form& f : forms_) {
+    auto* cast = std::get_if<Tensor>(&f.value);
+    if (!cast || cast->dtype() != dtype) continue;
+    if (f.stale) cast->copy_from(q ? dequantize(*q, dtype) : *dense);
+    f.used = true, f.stale = false;
+    return *cast;
   }
-  return cast_;
+  // One at a time: the largest weights have no room for two.
+  std::erase_if(forms_, [](Form& f) { return !f.kept && std::holds_alternative<Tensor>(f.value); });
+  const MemoryScope scope{"encodings"};
+  const Tensor cast = q ? dequantize(*q, dtype) : dense->to(dtype);
+  forms_.push_back({.value = cast});
+  return cast;
 }
 
 void Parameter::set_value(Value value) {
@@ -44,22 +52,48 @@ void Parameter::set_value(Value value) {
   bump_version();
 }
 
-const QTensor& Parameter::encoded(const QuantSpec& spec, bool transposed, const RngKey& key) {
+Parameter::Form* Parameter::find_codes(const QuantSpec& spec, bool transposed) {
+  for (Form& f : forms_) {
+    const auto* codes = std::get_if<QTensor>(&f.value);
+    if (codes && f.transposed == transposed && codes->spec() == spec) return &f;
+  }
+  return nullptr;
+}
+
+QTensor Parameter::encoded(const QuantSpec& spec, bool transposed, const RngKey& key) {
   if (const auto* q = std::get_if<QTensor>(&value_); q && !transposed && q->spec() == spec)
     return *q;
-  for (CachedEncoding& e : encodings_)
-    if (e.transposed == transposed && e.spec == spec) return e.codes;
-  const auto* stored = std::get_if<Tensor>(&value_);
-  const Tensor& source = stored ? *stored : dense(DType::F32);
+  if (Form* f = find_codes(spec, transposed); f && !f->stale) {
+    f->used = true;
+    return std::get<QTensor>(f->value);
+  }
   const MemoryScope scope{"encodings"};
-  encodings_.push_back({spec, transposed, quantize(source, spec, key, transposed)});
-  return encodings_.back().codes;
+  const auto make = [&] {
+    // Codes whose tiles turn with them are turned.
+    const Form* other = transposed ? find_codes(spec.t(), false) : nullptr;
+    if (other && !other->stale) return std::get<QTensor>(other->value).t_contiguous();
+    const auto* stored = std::get_if<Tensor>(&value_);
+    return quantize(stored ? *stored : dense(DType::F32), spec, key, transposed);
+  };
+  QTensor codes = make();
+  Form* const old = find_codes(spec, transposed);
+  if (!old) {
+    forms_.push_back({.value = codes, .transposed = transposed});
+    return codes;
+  }
+  auto& kept = std::get<QTensor>(old->value);
+  kept.payload().copy_from(codes.payload());
+  kept.scales().copy_from(codes.scales());
+  old->used = true, old->stale = false;
+  return kept;
 }
 
 void Parameter::bump_version() {
   ++version_;
-  encodings_.clear();
-  cast_ = Tensor();
+  std::erase_if(forms_, [](Form& f) {
+    f.stale = true;
+    return !f.kept;
+  });
 }
 
 Tensor& Parameter::grad_buffer() {

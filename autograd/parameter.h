@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <string>
+#include <vector>
 
 #include "quant/qtensor.h"
 
@@ -26,18 +26,35 @@ class Parameter {
   std::int64_t numel() const { return shape().numel(); }
   Device device() const;
   // The dense value in `dtype`; cached until the next update when that is a conversion.
-  const Tensor& dense(DType dtype);
-  const Tensor& dense() { return dense(DType::F32); }
+  Tensor dense(DType dtype);
+  Tensor dense() { return dense(DType::F32); }
   // The stored tensor itself, for whoever updates it; throws when the storage is encoded.
   Tensor& storage();
   QTensor& quantized();
   bool is_quantized() const { return std::holds_alternative<QTensor>(value_); }
   void set_value(Value value);  // shape must stay
   // The encoding of the matrix (or its transpose) under a spec; cached until the next update.
-  const QTensor& encoded(const QuantSpec& spec, bool transposed, const RngKey& key);
-  // Every in-place update must be followed by this: cached encodings are dropped.
+  QTensor encoded(const QuantSpec& spec, bool transposed, const RngKey& key);
+  // Every in-place update must be followed by this: cached forms are dropped, kept ones stale.
   void bump_version();
   std::uint32_t version() const { return version_; }
+
+  // What was made of the value and serves until it changes. The optimizer writes it again where it
+  // lies (optim/encodings.h) rather than have it made anew.
+  struct Form {
+    Value value;              // codes of the matrix, or the dense value in another dtype
+    bool transposed = false;  // codes of its transpose
+    bool used = true;         // since the last update
+    bool kept = false;        // updates write it again
+    bool stale = false;       // kept, and made of an earlier value
+  };
+  std::vector<Form>& forms() { return forms_; }
+  // From now on no more forms become kept, and those that are stay where they are: a recorded step
+  // writes them.
+  void fix_forms() { forms_fixed_ = true; }
+  bool forms_fixed() const { return forms_fixed_; }
+  // After an update that has written the kept forms again.
+  void count_version() { ++version_; }
 
   // The gradient: written by backward when !has_grad, added to otherwise. F32 (F64 for an F64
   // value).
@@ -48,16 +65,13 @@ class Parameter {
   void set_has_grad(bool has) { has_grad_ = has; }
 
  private:
-  struct CachedEncoding {
-    QuantSpec spec;
-    bool transposed;
-    QTensor codes;
-  };
+  Form* find_codes(const QuantSpec& spec, bool transposed);
+
   Value value_;
-  Tensor grad_, cast_;
-  bool has_grad_ = false;
+  Tensor grad_;
+  bool has_grad_ = false, forms_fixed_ = false;
   std::uint32_t version_ = 0;
-  std::deque<CachedEncoding> encodings_;  // stable addresses: encoded() hands out references
+  std::vector<Form> forms_;
 };
 
 }  // namespace nibble

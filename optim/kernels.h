@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "quant/qtensor.h"
 #include "quant/spec.h"
 #include "tensor/kernels.h"
 #include "tensor/step_state.h"
@@ -76,5 +77,19 @@ struct SgdRule {
 };
 NIBBLE_KERNEL(sgd, Tensor& w, Tensor& m, const Tensor& gradient, const SgdRule& rule,
               const GroupRule& group, const StepScalars* step)
+
+// Codes of a weight x [rows, cols], or of its transpose, to be written again where they lie.
+struct Recoded {
+  Tensor x;
+  QTensor codes;
+  bool transposed = false;
+};
+// Each has the bits of quantize(x, codes.spec(), {}, transposed). What a GPU takes: encodings.h.
+NIBBLE_KERNEL(recode, std::vector<Recoded>& all)
+// How a GPU walks a weight: in patches of which each row, column or larger tile of a scale has
+// whole rows and columns.
+inline constexpr std::int64_t kRecodeRows = 128, kRecodeCols = 64;
+// to[i] (BF16) = from[i] (F32), rounded to nearest.
+NIBBLE_KERNEL(cast_all, std::vector<Tensor>& to, const std::vector<Tensor>& from)
 
 }  // namespace nibble

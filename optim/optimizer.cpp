@@ -1,5 +1,6 @@
 #include "optim/optimizer.h"
 
+#include "optim/encodings.h"
 #include "optim/kernels.h"
 #include "optim/stored.h"
 #include "tensor/ops.h"
@@ -86,9 +87,11 @@ void Optimizer::step(StepState& state) {
                home_);
   NIBBLE_DISPATCH(home_,
                   count_update(counter("updates"), counter("skipped"), number_, state.scalars()));
+  const std::vector<Parameter*> all = parameters();
+  hold_encodings(all);
   state.unless_bad([&] { update_all(state); });
   // After a skipped step too: codes that were drawn for it are not the next one's.
-  for (Entry& e : entries_) e.parameter->bump_version();
+  refresh_encodings(all);
   zero_grad();
 }
 

@@ -162,6 +162,11 @@ class Inspect(TrainedCase):
         update = self.inspect(self.config, "--set", "recipe=m1_8_row")["update"]
         self.assertEqual([reason.split(")")[0] for reason in update["apart"]], ["sim(int8:row:floor1e-08"])
         self.assertEqual(update["at_once"] + sum(update["apart"].values()), everything)
+        # Both encodings of four matrices; blocks of 32 are finer than the kernel's patches.
+        self.assertEqual(report["encodings"]["apart"], {})
+        self.assertGreaterEqual(report["encodings"]["at_once"], 8)
+        fine = self.inspect(self.config, "--set", "recipe=int8_block32", "--set", "model.width=64")["encodings"]
+        self.assertEqual([reason.split(": ")[0] for reason in fine["apart"]], ["int8:block32:recip"])
         plain = self.inspect(self.config)
         self.assertEqual({p["mode"] for p in plain["products"]}, {"dense"})
         every = self.inspect(self.config, "--set", "model.layers=2", "--all")

@@ -5,6 +5,7 @@
 
 #include "apps/bench/meter.h"
 #include "optim/adam.h"
+#include "optim/encodings.h"
 #include "quant/pair_twin.h"
 #include "quant/qtensor.h"
 #include "tensor/ops.h"
@@ -394,6 +395,34 @@ class Kernels {
                         return std::fabs((*m)->state.read().norm / std::sqrt(squares) - 1) / 1e-12;
                       }});
   }
+  // Of the linear layers, by row and turned, from f32.
+  void encodings(const std::string& what, std::vector<Shape> shapes) {
+    std::erase_if(shapes, [](const Shape& s) { return s.rank() < 2; });
+    shapes.erase(shapes.begin(), shapes.begin() + 2);
+    std::int64_t numel = 0;
+    for (const Shape& shape : shapes) numel += shape.numel();
+    const QuantSpec spec = parse_spec("int8:row:recip");
+    auto m = std::make_shared<std::shared_ptr<Model>>();
+    const auto first_run = [=, this] {
+      *m = model_of(shapes, {});
+      for (Parameter* p : (*m)->all)
+        for (const bool transposed : {false, true}) (void)p->encoded(spec, transposed, {});
+      hold_encodings((*m)->all);
+      keep_encodings((*m)->all);
+    };
+    cases_.push_back({"encodings of weights" + what, Shape{numel}, 6 * static_cast<double>(numel),
+                      [=] {
+                        if (!*m) first_run();
+                        (*m)->run([&] { refresh_encodings((*m)->all); });
+                      },
+                      [=] {
+                        Parameter& p = *(*m)->all.back();
+                        double worst = 0;
+                        for (const bool t : {false, true})
+                          worst = worse(worst, code_error(p.encoded(spec, t, {}), p.storage(), t));
+                        return worst;
+                      }});
+  }
   static std::vector<Shape> gpt2(std::int64_t layers, std::int64_t c, std::int64_t vocab) {
     std::vector<Shape> shapes{{vocab, c}, {1024, c}, {c}, {c}};
     for (std::int64_t i = 0; i < layers; ++i)
@@ -411,10 +440,12 @@ class Kernels {
     const std::vector<Shape> small = gpt2(12, width_, vocab);
     for (const char* moments : {"f32", "dyn8:group256"}) adam(", 12 layers", small, moments);
     norm(", 12 layers", small);
+    encodings(", 12 layers", small);
     if (!device_.is_cuda() || width_ > 768) return;  // at 1600 wide: 25 GB
     const std::vector<Shape> large = gpt2(48, width_ * 25 / 12, vocab);
     adam(", 48 layers", large, "dyn8:group256");
     norm(", 48 layers", large);
+    encodings(", 48 layers", large);
   }
 
   Device device_;

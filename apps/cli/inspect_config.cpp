@@ -12,7 +12,9 @@
 #include "apps/cli/memory_plan.h"
 #include "apps/cli/text_layout.h"
 #include "apps/train/build.h"
+#include "apps/train/sample_step.h"
 #include "data/dataset.h"
+#include "optim/encodings.h"
 
 namespace nibble::cli {
 namespace {
@@ -110,6 +112,28 @@ UpdateRoute update_route(const train::TrainConfig& config, LanguageModel& model)
   for (const Optimizer::Apart& a : optimizer->apart()) ++route.apart[a.reason], --route.at_once;
   return route;
 }
+// Encodings and copies of weights, all that a step makes: written again by one launch after the
+// update, or each at its first use, by reason.
+struct EncodingRoute {
+  std::size_t at_once = 0;
+  std::map<std::string, std::int64_t> apart;
+};
+EncodingRoute encoding_route(const train::TrainConfig& config, std::int64_t vocab) {
+  train::SampleStep bench(config, vocab, kMeta);
+  bench.micro_step();
+  const std::vector<Parameter*> all = bench.optimizer().parameters();
+  EncodingRoute route;
+  for (Parameter* p : all) route.at_once += p->forms().size();
+  for (const LazyEncoding& e : lazy_encodings(all)) ++route.apart[e.reason], --route.at_once;
+  return route;
+}
+void print_encodings(const EncodingRoute& route) {
+  fmt::print("{} encodings and copies of weights are written again by one launch\n", route.at_once);
+  for (const auto& [reason, count] : route.apart)
+    fmt::print("{}",
+               wrap("  ", 9, fmt::format("{} at the first use ← FALLBACK: {}", count, reason)));
+}
+
 void print_update(const UpdateRoute& route) {
   fmt::print("\n{}: {} parameters are updated at once, as they are stored\n", route.optimizer,
              route.at_once);
@@ -144,7 +168,8 @@ void print_fit(const Fit& fit) {
 }
 
 Json json_of(const std::vector<Row>& rows, const std::vector<ProductRow>& products,
-             const UpdateRoute& route, const MemoryPlan& plan, const Fit& fit) {
+             const UpdateRoute& route, const EncodingRoute& encodings, const MemoryPlan& plan,
+             const Fit& fit) {
   Json json = {{"parameters", Json::array()}, {"products", Json::array()}};
   for (const Row& r : rows)
     json["parameters"].push_back({{"name", r.name},
@@ -171,6 +196,8 @@ Json json_of(const std::vector<Row>& rows, const std::vector<ProductRow>& produc
   json["update"] = {
       {"optimizer", route.optimizer}, {"at_once", route.at_once}, {"apart", Json::object()}};
   for (const auto& [reason, count] : route.apart) json["update"]["apart"][reason] = count;
+  json["encodings"] = {{"at_once", encodings.at_once}, {"apart", Json::object()}};
+  for (const auto& [reason, count] : encodings.apart) json["encodings"]["apart"][reason] = count;
   for (const auto& [name, bytes] : plan.categories) json["memory"][name] = bytes;
   json["memory"]["peak"] = plan.peak;
   json["memory"]["checkpoint"] = plan.checkpoint;
@@ -200,13 +227,15 @@ int inspect_config(const InspectConfig& o) {
   const std::vector<Row> rows = parameter_rows(*model, o.all);
   const std::vector<ProductRow> products = product_rows(*model, config, producers, o.device, o.all);
   const UpdateRoute route = update_route(config, *model);
+  const EncodingRoute encodings = encoding_route(config, vocab);
   if (o.json) {
-    fmt::print("{}\n", json_of(rows, products, route, plan, fit).dump(2));
+    fmt::print("{}\n", json_of(rows, products, route, encodings, plan, fit).dump(2));
     return 0;
   }
   print_parameters(rows, plan);
   print_products(products, o.all);
   print_update(route);
+  print_encodings(encodings);
   print_memory(plan);
   print_fit(fit);
   return 0;

@@ -7,6 +7,7 @@
 #include "apps/run/run_info.h"
 #include "apps/train/session.h"
 #include "apps/train/weights.h"
+#include "optim/encodings.h"
 #include "quant/recipe.h"
 #include "tensor/ops.h"
 
@@ -223,13 +224,10 @@ void Session::run_step(Telemetry* telemetry) {
     warm_ = true;
     return;
   }
-  if (!recorded_->recorded()) {
-    // Cached encodings would be left out of the recording, and so never be made again.
-    for (Parameter* p : parameters_) p->bump_version();
-    recorded_->record([&] { queue_step(nullptr); });
-  }
+  // A replay knows the encodings that the recording found, and no others.
+  keep_encodings(parameters_);
+  if (!recorded_->recorded()) recorded_->record([&] { queue_step(nullptr); });
   recorded_->replay();
-  for (Parameter* p : parameters_) p->bump_version();
 }
 
 Session::StepResult Session::step() {
