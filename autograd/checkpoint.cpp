@@ -25,7 +25,9 @@ struct Checkpoint {
       return fn(input);
     }();
     if (!y.tracked()) return;  // a constant function
-    tape.backward(y, g.out());
+    Tensor dy = g.out();
+    g.release_out();
+    tape.backward(y, std::move(dy));
     if (!g.wants(0)) return;
     if (const Tensor dx = tape.gradient(input); dx.defined()) g.add(0, dx);
   }

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "tensor/profile.h"
 #include "tensor/rng.h"
+#include "tensor/storage.h"
 
 namespace nibble {
 
@@ -48,6 +50,16 @@ class ModuleScope {
  private:
   const std::string* previous_;
   ProfileRange range_;
+  std::optional<MemoryScope> memory_;
+};
+// While it lives, what modules take is counted by their kind (memory_by_scope): "activations:
+// mlp.fc1" in forward passes that are recorded, "workspace: mlp.fc1" in all others. For plans.
+class MemoryByModule {
+ public:
+  MemoryByModule();
+  ~MemoryByModule();
+  MemoryByModule(const MemoryByModule&) = delete;
+  MemoryByModule& operator=(const MemoryByModule&) = delete;
 };
 const std::string& module_path();  // "" outside modules
 

@@ -56,6 +56,12 @@ void Grads::add(int input, Encoded gradient) {
     tape_.handovers_.push_back({node_.op->name, reader->module, true});
 }
 
+void Grads::release_out() {
+  Tape::Slot& output = tape_.slots_[static_cast<std::size_t>(node_.output)];
+  output.grad = Tensor();
+  output.encoded_grad.reset();
+}
+
 Grads::Sink Grads::sink(int input) {
   Tape::Slot* s = slot(input);
   NIBBLE_CHECK(s, "grads", "input {} of {} is a constant", input, node_.op->name);

@@ -1,6 +1,7 @@
 // Products, norms, attention and losses.
 #include "autograd/context.h"
 #include "autograd/ops.h"
+#include "autograd/origin.h"
 #include "tensor/residual.h"
 
 namespace nibble {
@@ -70,9 +71,15 @@ PairSource norm_source(const Tensor& x, Parameter& gamma, Parameter* beta, doubl
 Var record_norm(const Var& x, Parameter& gamma, Parameter* beta, Value y, const PairSource& source,
                 const Tensor& input) {
   const Var gamma_var(gamma), beta_var = beta ? Var(*beta) : Var();
-  return record<LayerNormNode>({&x, &gamma_var, &beta_var}, std::move(y), [&] {
-    return LayerNormNode{Saved(input), source.mean, source.rstd, &gamma};
+  const Saved saved(x, input);
+  Var out = record<LayerNormNode>({&x, &gamma_var, &beta_var}, std::move(y), [&] {
+    return LayerNormNode{saved, source.mean, source.rstd, &gamma};
   });
+  PairSource of = source;
+  of.kind = PairSource::Kind::LayerNorm;
+  of.x = of.residual = of.sum = Tensor();
+  if (Tape::active()) out.set_origin(std::make_shared<Origin>(std::move(of), saved));
+  return out;
 }
 
 // dx = r(γdy − x̂·mean(γdy·x̂)), dγ = Σ dy·x̂
@@ -113,20 +120,30 @@ struct AttentionNode {
 // The same on [B, T, 3, H, D], whose gradient is one tensor.
 struct SelfAttentionNode {
   static constexpr const char* name = "self_attention";
-  Saved qkv, out;
+  Saved qkv, out;  // [B, T, 3·H·D] and [B, T, H, D]
   Tensor lse;
   AttentionOptions options;
   void backward(Grads& g) const {
-    const Tensor packed = qkv;
+    const Shape heads = out.get().shape();
+    const Tensor packed = qkv.get().view({heads[0], heads[1], 3, heads[2], heads[3]});
     Tensor d = Tensor::empty(packed.shape(), packed.dtype(), packed.device());
     Tensor dq = d.select(2, 0), dk = d.select(2, 1), dv = d.select(2, 2);
-    const Tensor dout = ops::contiguous(g.out()).view(out.get().shape());
+    const Tensor dout = ops::contiguous(g.out()).view(heads);
     NIBBLE_DISPATCH(packed.device(),
                     attention_backward(dq, dk, dv, dout, packed.select(2, 0), packed.select(2, 1),
                                        packed.select(2, 2), out, lse, options));
     g.add(0, d.view(g.input_shape(0)));
   }
 };
+
+// The sum of x and a result that is made again is made again itself.
+void remake_sum(Var& sum, const Var& x, const Var& r) {
+  if (!Tape::active() || !r.remade() || x.shape() != r.shape() || x.dtype() != r.dtype()) return;
+  sum.set_remade(
+      std::make_shared<Remade>([a = Saved(x, ops::contiguous(x.tensor())), b = r.remade()] {
+        return ops::add(a.get(), b->get());
+      }));
+}
 
 // What the attention kernels ask of their inputs.
 Tensor unit_stride(const Tensor& x) {
@@ -183,7 +200,8 @@ AddedNorm add_layer_norm(const Var& x, const Var& r, Parameter& gamma, Parameter
     norm = both.norm.y.view(x.shape());
   }
   const Tensor sum = source.sum.view(x.shape());
-  const Var added = record<Added>({&x, &r}, sum, [] { return Added{}; });
+  Var added = record<Added>({&x, &r}, sum, [] { return Added{}; });
+  remake_sum(added, x, r);
   const ModuleScope scope(norm_module);
   return {added, record_norm(added, gamma, beta, std::move(norm), source, sum)};
 }
@@ -206,9 +224,12 @@ Var self_attention(const Var& qkv, int heads, bool causal, double dropout_p) {
   const AttentionOptions options = attention_options(causal, dropout_p);
   ops::AttentionResult r =
       ops::attention(packed.select(2, 0), packed.select(2, 1), packed.select(2, 2), options);
-  return record<SelfAttentionNode>({&qkv}, r.out.view({x.size(0), x.size(1), width}), [&] {
-    return SelfAttentionNode{Saved(packed), Saved(r.out), r.lse, options};
+  const Tensor y = r.out.view({x.size(0), x.size(1), width});
+  Var out = record<SelfAttentionNode>({&qkv}, y, [&] {
+    return SelfAttentionNode{Saved(qkv, x), Saved(r.out), r.lse, options};
   });
+  if (Tape::active()) out.set_origin(std::make_shared<Origin>(PairSource{}, Saved(y)));
+  return out;
 }
 
 Var attention(const Var& q, const Var& k, const Var& v, bool causal, double dropout_p) {

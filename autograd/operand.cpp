@@ -124,14 +124,39 @@ std::optional<Wanted> wanted_of_input(const Parameter& weight, const LinearRecip
   return Wanted{.by_row = *f.lhs.quant,
                 .by_column = *w.rhs.quant,
                 .key = random_key("x"),
-                .transpose = trains,
+                .transpose = trains && recipe.save == Save::Encoded,
                 .column_sums = false};
 }
 
 std::optional<Encoded> encode_input(const Tensor& x, const Parameter& weight,
                                     const LinearRecipe& recipe) {
-  const std::optional<Wanted> wanted = wanted_of_input(weight, recipe);
-  return wanted && wanted->transpose ? encode_plain(x, *wanted) : std::nullopt;
+  std::optional<Wanted> wanted = wanted_of_input(weight, recipe);
+  if (!wanted || !Tape::active() || !weight.requires_grad) return std::nullopt;
+  wanted->transpose = true;
+  return encode_plain(x, *wanted);
+}
+
+Value remake_fprop_input(const Origin& x, const LinearRecipe& recipe, const RngKey& x_key) {
+  const GemmRecipe &f = recipe.fprop, &w = recipe.wgrad;
+  if (recipe.fuse && is_real(f, f.lhs) && is_real(w, w.rhs)) {
+    PairSource source = x.to_make();
+    const Wanted wanted{.by_row = *f.lhs.quant,
+                        .by_column = *w.rhs.quant,
+                        .key = x_key,
+                        .transpose = false,
+                        .column_sums = false};
+    if (const auto codes = encode_pair(source, source.x.shape(), wanted))
+      return *codes->find(wanted.by_row);
+  }
+  return encode_operand(x.matrix(), f.lhs, f.mode, x_key, false, "fprop.lhs");
+}
+
+Value remake_wgrad_input(const Origin& x, const LinearRecipe& recipe, const RngKey& x_key) {
+  const GemmRecipe& w = recipe.wgrad;
+  if (recipe.fuse && is_real(w, w.rhs) && w.rhs.quant->calibration.history == 0 &&
+      !forward_context().telemetry)
+    if (auto codes = x.transposed_codes(*w.rhs.quant, x_key)) return std::move(*codes);
+  return encode_wgrad_input(x.matrix(), recipe, x_key);
 }
 
 std::optional<Wanted> wanted_of_gradient(const LinearRecipe& recipe, const RngKey& key,

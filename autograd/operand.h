@@ -3,6 +3,7 @@
 
 #include <string_view>
 
+#include "autograd/origin.h"
 #include "autograd/parameter.h"
 #include "autograd/wanted.h"
 #include "quant/recipe.h"
@@ -30,7 +31,11 @@ Value encode_dgrad_weight(Parameter& weight, const LinearRecipe& recipe, const R
                           DType dtype);
 Value encode_wgrad_input(const Tensor& x, const LinearRecipe& recipe, const RngKey& x_key);
 
-// Both encodings that wanted_of_input (linear.h) names, by one pass over x, where a kernel serves.
+// The operands that are made of x in fprop and in wgrad, from what x was made of.
+Value remake_fprop_input(const Origin& x, const LinearRecipe& recipe, const RngKey& x_key);
+Value remake_wgrad_input(const Origin& x, const LinearRecipe& recipe, const RngKey& x_key);
+
+// Both encodings of x that a training pass reads, by one pass over it, where a kernel serves.
 std::optional<Encoded> encode_input(const Tensor& x, const Parameter& weight,
                                     const LinearRecipe& recipe);
 // What both backward products want of dy, if both want codes.

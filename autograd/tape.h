@@ -196,6 +196,8 @@ class Grads {
     bool accumulate;
   };
   Sink sink(int input);
+  // The node has read out() and encoded_out() for the last time: their memory may go.
+  void release_out();
 
  private:
   Tape::Slot* slot(int input) const;
@@ -203,24 +205,34 @@ class Grads {
   const Tape::Node& node_;
 };
 
-// A tensor kept for backward; get() throws when it was written in place since.
+// A tensor kept for backward, or made again there; get() throws when it was written in place since.
 class Saved {
  public:
   Saved() = default;
   explicit Saved(Tensor tensor)
       : tensor_(std::move(tensor)), version_(tensor_.defined() ? tensor_.version() : 0) {}
+  // Of a variable whose tensor, perhaps made contiguous, is `value`.
+  Saved(const Var& x, Tensor value) {
+    if (x.remade())
+      remade_ = x.remade();
+    else
+      *this = Saved(std::move(value));
+  }
   const Tensor& get() const {
+    if (remade_) return made_again();
     NIBBLE_CHECK(!tensor_.defined() || tensor_.version() == version_, "backward",
                  "a saved tensor was modified in place after the forward pass: {}",
                  describe(tensor_));
     return tensor_;
   }
   operator const Tensor&() const { return get(); }  // NOLINT
-  bool defined() const { return tensor_.defined(); }
+  bool defined() const { return remade_ || tensor_.defined(); }
 
  private:
+  const Tensor& made_again() const;
   Tensor tensor_;
   std::uint32_t version_ = 0;
+  std::shared_ptr<Remade> remade_;
 };
 
 // Registers a differentiable operation. `Node` has `static constexpr const char* name` and

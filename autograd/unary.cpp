@@ -2,6 +2,7 @@
 #include <numbers>
 
 #include "autograd/ops.h"
+#include "autograd/origin.h"
 
 namespace nibble {
 namespace {
@@ -172,9 +173,16 @@ Var gelu(const Var& x, ops::Gelu kind, const std::optional<Wanted>& wanted) {
     source.x = input.flatten_rows();
     codes = encode_pair(source, input.shape(), *wanted);
   }
-  return record<GeluNode>({&x}, codes ? Value(std::move(*codes)) : ops::gelu(input, kind), [&] {
-    return GeluNode{Saved(input), kind};
+  const Saved saved(x, input);
+  Var out = record<GeluNode>({&x}, codes ? Value(std::move(*codes)) : ops::gelu(input, kind), [&] {
+    return GeluNode{saved, kind};
   });
+  if (Tape::active() && kind == ops::Gelu::Tanh) {
+    PairSource source;
+    source.kind = PairSource::Kind::Gelu;
+    out.set_origin(std::make_shared<Origin>(std::move(source), saved));
+  }
+  return out;
 }
 
 }  // namespace nibble

@@ -1,12 +1,16 @@
 // Var: a value and its place on the tape that recorded it, if any.
 #pragma once
 
+#include <memory>
+
 #include "autograd/parameter.h"
 #include "quant/qtensor.h"
 
 namespace nibble {
 
 class Tape;
+struct Origin;
+class Remade;
 
 class Var {
  public:
@@ -27,6 +31,12 @@ class Var {
   bool tracked() const { return slot_ >= 0 || parameter_; }
   Parameter* parameter() const { return parameter_; }  // null unless it stands for one
   Var detach() const { return Var(value_); }
+  // How backward could make the value again (autograd/origin.h), null where it could not.
+  const std::shared_ptr<const Origin>& origin() const { return origin_; }
+  void set_origin(std::shared_ptr<const Origin> origin) { origin_ = std::move(origin); }
+  // Whoever reads the value in backward keeps this in its place; null: the value itself.
+  const std::shared_ptr<Remade>& remade() const { return remade_; }
+  void set_remade(std::shared_ptr<Remade> remade) { remade_ = std::move(remade); }
 
  private:
   friend class Tape;
@@ -34,6 +44,8 @@ class Var {
   std::int32_t slot_ = -1;
   std::uint64_t recording_ = 0;  // which recording the slot belongs to
   Parameter* parameter_ = nullptr;
+  std::shared_ptr<const Origin> origin_;
+  std::shared_ptr<Remade> remade_;
 };
 
 }  // namespace nibble

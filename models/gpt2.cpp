@@ -31,6 +31,15 @@ AddedNorm norm_of(Gpt2::Stream s, LayerNorm& norm, const std::optional<Wanted>& 
   return norm.after_add(s.x, *s.r, wanted);
 }
 
+// A layer of a block; `output`: from which level on its result is made again.
+LinearOptions block_options(const Gpt2Config& c, const Recipe& recipe, const std::string& path,
+                            Device device, std::optional<Recompute> output = {}) {
+  LinearOptions o = options_of(recipe, path, true, device);
+  if (c.recompute >= Recompute::Inputs) o.recipe.save = Save::Recompute;
+  if (output && c.recompute >= *output) o.recipe.keep_output = false;
+  return o;
+}
+
 }  // namespace
 
 Gpt2Config Gpt2Config::named(std::string_view name) {
@@ -63,11 +72,12 @@ Gpt2::Block::Block(const Gpt2Config& c, const Recipe& recipe, const std::string&
                    Device device)
     : ln1(c.width, c.norm_epsilon, DType::F32, device),
       attn(c.width, static_cast<int>(c.heads), c.attention_dropout,
-           options_of(recipe, path + ".attn.qkv", true, device),
-           options_of(recipe, path + ".attn.proj", true, device)),
+           block_options(c, recipe, path + ".attn.qkv", device, Recompute::Products),
+           block_options(c, recipe, path + ".attn.proj", device, Recompute::Sums)),
       ln2(c.width, c.norm_epsilon, DType::F32, device),
-      mlp(c.width, 4 * c.width, c.gelu, options_of(recipe, path + ".mlp.fc1", true, device),
-          options_of(recipe, path + ".mlp.fc2", true, device)),
+      mlp(c.width, 4 * c.width, c.gelu,
+          block_options(c, recipe, path + ".mlp.fc1", device, Recompute::Mlp),
+          block_options(c, recipe, path + ".mlp.fc2", device)),
       attn_dropout(c.residual_dropout),
       mlp_dropout(c.residual_dropout) {}
 
@@ -110,8 +120,12 @@ Gpt2::Gpt2(const Gpt2Config& config, const Recipe& recipe, std::uint64_t seed, D
       positions_(positions_of(config.context, device)),
       head_recipe_(recipe.at("lm_head")) {
   config_.tie_embeddings = recipe.tie_embeddings.value_or(config.tie_embeddings);
-  for (std::int64_t i = 0; i < config.layers; ++i)
-    blocks_.push_back(std::make_unique<Block>(config, recipe, fmt::format("blocks.{}", i), device));
+  for (std::int64_t i = 0; i < config.layers; ++i) {
+    Gpt2Config c = config;
+    if (c.recompute_blocks >= 0 && i >= c.recompute_blocks)
+      c.recompute = std::min(c.recompute, Recompute::Inputs);
+    blocks_.push_back(std::make_unique<Block>(c, recipe, fmt::format("blocks.{}", i), device));
+  }
   if (!config_.tie_embeddings)
     lm_head_.emplace(config.width, config.vocab, options_of(recipe, "lm_head", false, device));
   validate(head_recipe_);

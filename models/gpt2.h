@@ -12,6 +12,15 @@
 
 namespace nibble {
 
+// What blocks make again in backward instead of keeping it; the bits stay, each level spares more.
+enum class Recompute : std::uint8_t {
+  None,      // as the recipe's layers have it
+  Inputs,    // what linears read of norms and GELU (save=recompute)
+  Mlp,       // and GELU's input, by the product that made it
+  Products,  // and attention's Q, K and V likewise
+  Sums,      // and the sum behind attention
+};
+
 struct Gpt2Config {
   std::int64_t vocab = 50257;
   std::int64_t context = 1024;
@@ -22,7 +31,9 @@ struct Gpt2Config {
   ops::Gelu gelu = ops::Gelu::Tanh;
   std::int64_t vocab_chunk = 8192;  // columns of logits that exist at a time during training
   bool checkpoint_blocks = false;   // keep each block's input only; recompute the rest in backward
-  DType compute = DType::F32;       // of activations
+  Recompute recompute = Recompute::None;
+  std::int64_t recompute_blocks = -1;  // how many blocks go beyond Inputs; negative: all
+  DType compute = DType::F32;          // of activations
 
   // "gpt2" (124M), "gpt2-medium", "gpt2-large", "gpt2-xl"; throws Error("gpt2") for others.
   static Gpt2Config named(std::string_view name);

@@ -111,7 +111,7 @@ void validate(const LinearRecipe& r) {
         product.name);
     if (product.gemm->mode == Mode::Real) check_real(r, product);
   }
-  NIBBLE_CHECK(r.save == Save::Original || effective(r, {"wgrad", &r.wgrad}, r.wgrad.rhs), kOp,
+  NIBBLE_CHECK(r.save != Save::Encoded || effective(r, {"wgrad", &r.wgrad}, r.wgrad.rhs), kOp,
                "{}: save=encoded, but wgrad.rhs has no codes to save; encode it or save=original",
                r.name);
 }

@@ -49,13 +49,18 @@ struct GemmRecipe {
   bool operator==(const GemmRecipe&) const = default;
 };
 
-// What a linear keeps for wgrad: x itself, or wgrad's encoding of it.
-enum class Save : std::uint8_t { Original, Encoded };
+// What a linear keeps for wgrad: x itself, wgrad's encoding of it, or what x was made of where that
+// is kept anyway (the sums that layer norm reads, GELU's input, attention's output), so that x or
+// its codes are made again in backward; elsewhere Recompute is Encoded, or Original without codes.
+enum class Save : std::uint8_t { Original, Encoded, Recompute };
 
 struct LinearRecipe {
   std::string name = "none";
   GemmRecipe fprop, dgrad, wgrad;
   Save save = Save::Original;
+  // Off: y is not kept for the operation that reads it (GELU, attention): the product is formed
+  // again in backward.
+  bool keep_output = true;
   bool fuse = true;  // producers of x and dy encode them where they can; the bits are the same
   bool empty() const { return fprop.empty() && dgrad.empty() && wgrad.empty(); }
   bool operator==(const LinearRecipe&) const = default;
@@ -104,7 +109,7 @@ std::vector<std::string> names();
 // "int8" · "int8,wgrad=none" · "none,fprop.rhs=int4:group128" · "int8,lm_head=on,tie=off" ·
 // "w8a8g8,moments.m=int8:row,moments=simulated" · "int8,layer:*.mlp.fc2=none" ·
 // "fp8_rowwise,accumulate=fast" (every real product) · "fp8_rowwise,fprop.accumulate=fast" ·
-// "int8,fuse=off" · a
+// "int8,fuse=off" · "int8,save=recompute,layer:*.mlp.fc1/output=recompute" · a
 // product's value is "none", a preset's name (its product is taken) or "LHS|RHS[|real[|fast]]" with
 // spec texts. Throws Error("recipe") naming the nearest known word.
 Recipe parse(std::string_view text);

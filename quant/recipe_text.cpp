@@ -14,7 +14,8 @@ const std::vector<std::string> kLinearKeys = {
     "fprop",      "fprop.lhs", "fprop.rhs", "fprop.accumulate",
     "dgrad",      "dgrad.lhs", "dgrad.rhs", "dgrad.accumulate",
     "wgrad",      "wgrad.lhs", "wgrad.rhs", "wgrad.accumulate",
-    "accumulate", "save",      "fuse",      "name"};
+    "accumulate", "save",      "output",    "fuse",
+    "name"};
 const std::vector<std::string> kModelKeys = {
     "name",      "linear.name", "lm_head", "tie",           "moments",          "moments.m",
     "moments.v", "weights",     "layers",  "layer:PATTERN", "layer:PATTERN/KEY"};
@@ -31,7 +32,9 @@ struct Choice {
 constexpr Choice<bool> kSwitch[] = {{"on", true}, {"off", false}};
 constexpr Choice<std::optional<bool>> kTie[] = {
     {"on", true}, {"off", false}, {"model", std::nullopt}};
-constexpr Choice<Save> kSave[] = {{"original", Save::Original}, {"encoded", Save::Encoded}};
+constexpr Choice<Save> kSave[] = {
+    {"original", Save::Original}, {"encoded", Save::Encoded}, {"recompute", Save::Recompute}};
+constexpr Choice<bool> kOutput[] = {{"keep", true}, {"recompute", false}};
 constexpr Choice<bool> kMoments[] = {{"simulated", true}, {"stored", false}};
 constexpr Choice<WeightStorage> kWeights[] = {
     {"f32", WeightStorage::F32}, {"bf16", WeightStorage::BF16}, {"int8", WeightStorage::Int8}};
@@ -114,6 +117,10 @@ void apply_linear(LinearRecipe& r, std::string_view key, std::string_view value,
     r.save = choose(kSave, key, value);
     return;
   }
+  if (key == "output") {
+    r.keep_output = choose(kOutput, key, value);
+    return;
+  }
   if (key == "fuse") {
     r.fuse = choose(kSwitch, key, value);
     return;
@@ -151,7 +158,7 @@ void apply_linear(LinearRecipe& r, std::string_view key, std::string_view value,
   keep_codes(r.dgrad.rhs, before.rhs, r.fprop.rhs);
   keep_codes(r.wgrad.rhs, before.lhs, r.fprop.lhs);
   // Nothing encoded is left to keep.
-  if (product == "wgrad" && r.wgrad.rhs.empty()) r.save = Save::Original;
+  if (product == "wgrad" && r.wgrad.rhs.empty() && r.save == Save::Encoded) r.save = Save::Original;
 }
 
 // ---- whole recipes -------------------------------------------------------------------------
@@ -242,6 +249,8 @@ class Writer {
     if (now.dgrad != target.dgrad) set(prefix + "dgrad", to_text(target.dgrad));
     if (now.wgrad != target.wgrad) set(prefix + "wgrad", to_text(target.wgrad));
     if (now.save != target.save) set(prefix + "save", word_of(kSave, target.save));
+    if (now.keep_output != target.keep_output)
+      set(prefix + "output", word_of(kOutput, target.keep_output));
     if (now.fuse != target.fuse) set(prefix + "fuse", word_of(kSwitch, target.fuse));
   }
   void layer(const std::string& pattern, const LinearRecipe& target) {

@@ -14,6 +14,8 @@
 #include "tensor/out_of_memory.h"
 
 #ifdef NIBBLE_CUDA_BACKEND
+#include "tensor/block_space.h"
+#include "tensor/cuda/arena.h"
 #include "tensor/cuda/context.h"
 #include "tensor/cuda/graph.h"
 #endif
@@ -21,11 +23,17 @@
 namespace nibble {
 namespace {
 
+// A GPU's blocks above this are cut to size from one range of addresses (BlockSpace), others from
+// slabs, so that they cut nothing up.
+constexpr std::int64_t kSmall = 256 << 10;
+bool is_cut(std::int64_t size, Device device) { return device.is_cuda() && size > kSmall; }
+
 // Rounds up to an eighth of a power of two, so that near-equal sizes share a free list. Blocks of a
 // GPU begin at multiples of 512 bytes, as cudaMalloc's do.
 std::int64_t block_size(std::int64_t bytes, Device device) {
   const std::int64_t kMin = device.is_cuda() ? 512 : 64;
   if (bytes <= kMin) return kMin;
+  if (is_cut(bytes, device)) return (bytes + kMin - 1) / kMin * kMin;
   const auto step =
       static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(bytes - 1)) / 8);
   const std::int64_t grain = step < kMin ? kMin : step;
@@ -47,6 +55,9 @@ struct DeviceHeap {
   std::vector<MemoryStats> by_scope;
   FreeLists free;
   std::unordered_map<int, Pool> pools;
+#ifdef NIBBLE_CUDA_BACKEND
+  std::unique_ptr<BlockSpace> large;  // of a GPU, from its first use
+#endif
 };
 
 // The pool that this thread allocates from; 0: none.
@@ -85,16 +96,24 @@ class Heap {
     }
 #endif
     DeviceHeap& m = memory(device);
-    if (const int active = active_pool(device)) {
-      // Work that was recorded may read it at every replay; a block of another pool is that one's.
-      if (!m.pools.contains(pool)) pool = active;
-      if (pool == active) m.pools.at(pool).used.insert(block);
-    }
-    lists_of(m, pool)[block_size(bytes, device)].push_back(block);
+    // Work that was recorded may read it at every replay; a block of another pool is that one's.
+    const int active = active_pool(device);
+    if (active && !m.pools.contains(pool)) pool = active;
+    const bool in_use = active && pool == active;
+    const std::int64_t size = block_size(bytes, device);
+#ifdef NIBBLE_CUDA_BACKEND
+    if (is_cut(size, device)) return m.large->give(block, size, pool, in_use);
+#endif
+    if (in_use) m.pools.at(pool).used.insert(block);
+    lists_of(m, pool)[size].push_back(block);
   }
   int open_pool(Device device) {
     const std::lock_guard lock(mutex_);
-    memory(device).pools[++pools_opened_];
+    DeviceHeap& m = memory(device);
+    m.pools[++pools_opened_];
+#ifdef NIBBLE_CUDA_BACKEND
+    if (device.is_cuda()) large(device).open_pool(pools_opened_);
+#endif
     return pools_opened_;
   }
   void close_pool(Device device, int id) {
@@ -103,6 +122,9 @@ class Heap {
     const auto pool = m.pools.find(id);
     append(m.free, pool->second.free, [](std::byte*) { return true; });
     m.pools.erase(pool);
+#ifdef NIBBLE_CUDA_BACKEND
+    if (m.large) m.large->close_pool(id);
+#endif
   }
   void begin_use(Device device, int id) {
     const std::lock_guard lock(mutex_);
@@ -117,6 +139,9 @@ class Heap {
     DeviceHeap& m = memory(device);
     Pool& pool = m.pools.at(id);
     append(m.free, pool.free, [&](std::byte* block) { return !pool.used.contains(block); });
+#ifdef NIBBLE_CUDA_BACKEND
+    if (m.large) m.large->end_use(id);
+#endif
   }
   MemoryStats stats(Device device) {
     const std::lock_guard lock(mutex_);
@@ -179,6 +204,9 @@ class Heap {
       });
   }
   std::byte* take(std::int64_t size, Device device, int pool) {
+#ifdef NIBBLE_CUDA_BACKEND
+    if (is_cut(size, device)) return take_cut(size, device, pool);
+#endif
     DeviceHeap& m = memory(device);
     std::byte* block = nullptr;
     if (auto& blocks = lists_of(m, pool)[size]; !blocks.empty()) {
@@ -215,26 +243,33 @@ class Heap {
     return !memory || size <= memory->free - memory->total / 64;
   }
 #ifdef NIBBLE_CUDA_BACKEND
-  // Small blocks are cut from slabs, because every cudaMalloc takes 2 MiB and a synchronisation.
-  static constexpr std::int64_t kSlab = 2 << 20, kSmall = 256 << 10;
+  BlockSpace& large(Device device) {
+    DeviceHeap& m = memory(device);
+    cuda::use(device.index);
+    if (!m.large) m.large = std::make_unique<BlockSpace>(cuda::make_arena());
+    return *m.large;
+  }
+  std::byte* take_cut(std::int64_t size, Device device, int pool) {
+    return or_after_release(device, [&] { return large(device).take(size, pool); });
+  }
+  static constexpr std::int64_t kSlab = 2 << 20;  // what a cudaMalloc takes, and it synchronises
 
   std::byte* take_cuda(std::int64_t size, Device device, int pool) {
     cuda::use(device.index);
-    if (size > kSmall) return take_whole(size, device);
-    std::byte* slab = take_whole(kSlab, device);
+    std::byte* slab = or_after_release(
+        device, [] { return static_cast<std::byte*>(cuda::allocate(std::size_t{kSlab})); });
     if (!slab) return nullptr;
     auto& blocks = lists_of(memory(device), pool)[size];
     for (std::int64_t at = size; at + size <= kSlab; at += size) blocks.push_back(slab + at);
     return slab;
   }
-  std::byte* take_whole(std::int64_t size, Device device) {
-    void* block = cuda::allocate(static_cast<std::size_t>(size));
-    // The cache may hold enough in blocks of other sizes; a recording cannot wait for their users.
-    if (!block && !cuda::recording()) {
-      release_locked(device);
-      block = cuda::allocate(static_cast<std::size_t>(size));
-    }
-    return static_cast<std::byte*>(block);
+  // The cache may hold enough elsewhere; a recording cannot wait for its users.
+  template <class Take>
+  std::byte* or_after_release(Device device, const Take& take) {
+    std::byte* block = take();
+    if (block || cuda::recording()) return block;
+    release_locked(device);
+    return take();
   }
 #else
   static std::byte* take_cuda(std::int64_t, Device device, int) {
@@ -255,14 +290,10 @@ class Heap {
         for (std::byte* b : blocks) std::free(b);
 #ifdef NIBBLE_CUDA_BACKEND
     if (!device.is_cuda()) return;
+    m.free = std::move(spare);  // parts of slabs
     cuda::use(device.index);
-    cuda::wait();  // queued kernels may still use them
-    for (auto& [size, blocks] : spare) {
-      if (size <= kSmall)
-        m.free[size] = std::move(blocks);  // parts of slabs
-      else
-        for (std::byte* b : blocks) cuda::free(b);
-    }
+    cuda::wait();  // queued kernels may still use what goes
+    if (m.large) m.large->release();
 #endif
   }
   DeviceHeap& memory(Device device) {

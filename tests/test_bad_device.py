@@ -94,17 +94,22 @@ class BadDevice(TrainedCase):
                 "trainer.schedule=constant")
         self.assertEqual(self.losses("later"), self.losses("straight"))
 
-    def test_checkpointed_blocks_go_on(self):
-        """The one change that keeps all bits may be made on resume."""
+    def test_recomputation_goes_on(self):
+        """The changes that keep all bits may be made on resume, and are told."""
         settings = ["--set", "model.layers=4", "--set", "trainer.batch=16"]
-        run = self.folder / "blocks"
-        self.ok("train", "--config", self.config, "--output", run, *settings, "--max-minutes", "1e-9", code=3)
-        limit = self.peak(*settings) - 100000
-        lines = self.fails(r"model.checkpoint_blocks=true", "train", "--output", run, "--resume", memory=limit)
-        self.assertIn("--resume goes on from step 1", lines[-1])
-        self.ok("train", "--output", run, "--resume", "--set", "model.checkpoint_blocks=true", memory=limit)
         self.ok("train", "--config", self.config, "--output", self.folder / "all", *settings)
-        self.assertEqual(self.losses("blocks"), self.losses("all"))
+        kept = self.peak(*settings)
+        blocks = self.peak(*settings, "--set", "model.checkpoint_blocks=true")
+        for name, limit in (("some", kept - 100000), ("blocks", blocks + 20000)):
+            with self.subTest(limit=name):
+                run = self.folder / name
+                self.ok("train", "--config", self.config, "--output", run, *settings, "--max-minutes", "1e-9", code=3)
+                lines = self.fails(r"model\.(recompute|checkpoint_blocks)=", "train", "--output", run, "--resume",
+                                   memory=limit)
+                self.assertIn("--resume goes on from step 1", lines[-1])
+                change = re.search(r"model\.(recompute|checkpoint_blocks)=\w+", lines[-1])[0]
+                self.ok("train", "--output", run, "--resume", "--set", change, memory=limit)
+                self.assertEqual(self.losses(name), self.losses("all"))
 
     def test_other_commands(self):
         for command in (("eval", "--checkpoint", self.whole), ("generate", "--checkpoint", self.whole, "--tokens", 20)):

@@ -91,7 +91,7 @@ for step in range(1, int(sys.argv[-1]) + 1):
 
     def test_memory(self):
         file = self.folder / "memory.json"
-        recipes = ["none", "int8", "fp8_delayed"]
+        recipes = ["none", "int8", "fp8_delayed", "int8,save=recompute,output=recompute", "none,save=recompute"]
         text = self.ok("bench", "memory", *self.small_run(), *(w for r in recipes for w in ("--recipe", r)), "--json", file)
         self.assertEqual(self.names(text), ["recipe", *recipes])
         for row in json.loads(file.read_text())["rows"]:

@@ -54,6 +54,29 @@ TEST_CASE("gpt2: producers quantize what the layers behind them multiply") {
   CHECK(train_small_gpt2("w8a8g8", config, kCpu, 1).handovers.empty());
 }
 
+TEST_CASE("gpt2: a step that makes activations again has the bits of one that keeps them") {
+  for (const std::string recipe :
+       {"int8,save=encoded", "int8_block128", "none", "int8,save=encoded,lm_head=on"})
+    for (const bool checkpoints : {false, true}) {
+      CAPTURE(recipe);
+      CAPTURE(checkpoints);
+      Gpt2Config config = small_gpt2(DType::BF16);
+      config.attention_dropout = 0.1;
+      config.residual_dropout = checkpoints ? 0.1 : 0;  // 0: sums are made again as well
+      const Steps kept = train_small_gpt2(recipe, config, kCpu, 2);
+      config.checkpoint_blocks = checkpoints;
+      for (const char* more :
+           {",save=recompute", ",save=recompute,layer:*.mlp.fc1/output=recompute",
+            ",output=recompute"})
+        check_same(kept, train_small_gpt2(recipe + more, config, kCpu, 2));
+      config.recompute = Recompute::Sums;
+      for (const int blocks : {-1, 0, 1}) {
+        config.recompute_blocks = blocks;
+        check_same(kept, train_small_gpt2(recipe, config, kCpu, 2));
+      }
+    }
+}
+
 TEST_CASE("gpt2: producers quantize under dropout and in recomputed blocks") {
   for (const bool checkpoints : {false, true}) {
     CAPTURE(checkpoints);

@@ -114,6 +114,52 @@ TEST_CASE("producers: what no kernel serves stays as it was") {
   CHECK(names("int8,dgrad=none", DType::F32) == Names{"layer_norm x", "gelu x"});
 }
 
+TEST_CASE("producers: what is made again in backward has the bits of what is kept") {
+  Net net;
+  const std::string kept[] = {"int8,save=encoded", "int8_block128", "int8_block32",
+                              "int8_rowwise",      "none",          "w8a8g8",
+                              "int8,wgrad=none",   "fp8_tensorwise"};
+  for (const DType dtype : {DType::F32, DType::BF16})
+    for (const Producer producer : {Producer::Norm, Producer::AddedNorm, Producer::Gelu})
+      for (const std::string& recipe : kept)
+        for (const char* more : {"save=recompute", "output=recompute",
+                                 "save=recompute,output=recompute", "save=recompute,fuse=off"}) {
+          CAPTURE(recipe);
+          CAPTURE(more);
+          const Pass all = run(net, producer, linear_recipe(recipe), dtype);
+          check_same(all, run(net, producer, linear_recipe(recipe + "," + more), dtype));
+        }
+  check_same(
+      run(net, Producer::Norm, linear_recipe("int8,save=encoded"), DType::BF16, ops::Gelu::Erf),
+      run(net, Producer::Norm, linear_recipe("int8,output=recompute"), DType::BF16,
+          ops::Gelu::Erf));
+}
+
+TEST_CASE("producers: a layer that makes its input again keeps no codes") {
+  Net net;
+  const auto saved = [&](const char* text) {
+    const LinearRecipe recipe = linear_recipe(text);
+    const ForwardScope scope({.training = true, .seed = 1});
+    Tape tape;
+    const Tape::Recording recording(tape);
+    const Var x = tape.watch(normal({kRows, kIn}, 1).to(DType::BF16));
+    const std::int64_t before = memory_stats(kCpu).current;
+    const auto wanted = wanted_of_input(net.w1, recipe);
+    Var y = linear(layer_norm(x, net.gain, &net.offset, 1e-5, wanted), net.w1, &net.b1, recipe);
+    y = gelu(y, ops::Gelu::Tanh, wanted_of_input(net.w2, recipe));
+    y = linear(y, net.w2, &net.b2, recipe);
+    const std::int64_t after = memory_stats(kCpu).current;
+    tape.backward(y, y.tensor());
+    return after - before;
+  };
+  saved("int8"), saved("none");  // what is kept of weights, gradients
+  const std::int64_t codes = kRows * (kIn + kOut);
+  const std::int64_t encoded = saved("int8,save=encoded"), recomputed = saved("int8");
+  CHECK(encoded - recomputed >= codes);
+  CHECK(recomputed - saved("int8,output=recompute") == kRows * kOut * 2);
+  CHECK(saved("none") - saved("none,save=recompute") == 2 * codes);
+}
+
 TEST_CASE("producers: a gradient with a second contribution is summed before it is encoded") {
   Net net;
   const Pass fused =

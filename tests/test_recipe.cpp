@@ -53,7 +53,9 @@ std::string table(const LinearRecipe& r) {
       text += e.quant ? to_string(*e.quant) : e.source == Source::ReuseForward ? "reuse" : "-";
       text += lhs ? " " : "; ";
     }
-  return text + (r.save == Save::Encoded ? "encoded" : "original");
+  return text + (r.save == Save::Encoded     ? "encoded"
+                 : r.save == Save::Recompute ? "recompute"
+                                             : "original");
 }
 std::string table(const char* name) { return table(recipes::parse(name).linear); }
 
@@ -203,7 +205,7 @@ TEST_CASE("recipe: presets for speed") {
       "int8:group128:sr:recip int8:group128:recip; encoded";
   CHECK(table("int8") ==
         "int8:row:recip int8:row:recip; int8:row:sr:recip int8:row:recip; int8:group256:sr:recip "
-        "int8:group256:recip; encoded");
+        "int8:group256:recip; recompute");
   CHECK(table("int8_block128") == block);
   CHECK(table("int8_rowwise") ==
         "int8:row:recip int8:row:recip; int8:row:sr:recip int8:row:recip; int8:row:sr:recip "

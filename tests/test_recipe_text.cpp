@@ -106,6 +106,10 @@ TEST_CASE("recipe text: combinations round-trip") {
   for (const char* text : {"int8,wgrad=none",
                            "int8,save=original",
                            "int8,fuse=off",
+                           "int8,save=encoded",
+                           "int8_block128,save=recompute",
+                           "none,save=recompute,layer:*.mlp.fc1/output=recompute",
+                           "int8,output=recompute",
                            "int8,layer:*.fc2/fuse=off",
                            "int8,fprop=none,lm_head=on,tie=on",
                            "none,fprop.rhs=int4:group128",
@@ -194,7 +198,7 @@ TEST_CASE("recipe text: errors name the nearest word") {
   check("int8,lm_head=yes", "recipe: lm_head: got 'yes', expected one of on, off");
   check("int8,tie=", "recipe: tie: got '', expected one of on, off, model");
   check("int8,fuse=no", "recipe: fuse: got 'no', expected one of on, off");
-  check("int8,save=both", "recipe: save: got 'both', expected one of original, encoded");
+  check("int8,save=both", "recipe: save: got 'both', expected one of original, encoded, recompute");
   check("int8,weights=int4", "recipe: weights: got 'int4', expected one of f32, bf16, int8");
   check("int8,moments=fast", "recipe: moments: got 'fast', expected one of simulated, stored");
   check("int8,layers=all", "recipe: layers: got 'all', expected none");

@@ -211,6 +211,11 @@ int run_memory(const Options& o) {
                               .folder = scratch.path(),
                               .each = tell};
   std::vector<std::int64_t> planned;
+  const auto off_by = [](std::int64_t plan, std::int64_t real) {
+    return real > 0 ? fmt::format("{:+.1f} %", 100.0 * static_cast<double>(plan - real) /
+                                                   static_cast<double>(real))
+                    : std::string("-");
+  };
   for (std::size_t i = 0; i < o.recipes.size(); ++i) {
     const train::TrainConfig config = read(o, o.recipes[i]);
     planned.push_back(plan_memory(config, read_dataset(config.data.path).vocab_size).peak);
@@ -219,8 +224,9 @@ int run_memory(const Options& o) {
   }
   const std::vector<bench::TrainRun> rows = bench::bench_train(options);
   fmt::print(
-      "{}\n\n| recipe | planned, GiB | tensors, GiB | off by | process, GiB "
-      "|\n|---|---|---|---|---|\n",
+      "{}\n\n| recipe | planned, GiB | tensors, GiB | off by | process planned, GiB | process, GiB "
+      "| "
+      "off by |\n|---|---|---|---|---|---|---|\n",
       processor_name(device));
   nlohmann::json out = {{"device", processor_name(device)}, {"rows", nlohmann::json::array()}};
   bool faulty = false;
@@ -228,17 +234,17 @@ int run_memory(const Options& o) {
     const bench::TrainRun& r = rows[i];
     nlohmann::json row = json_of(r);
     row["planned_bytes"] = planned[i];
+    row["planned_process_bytes"] = process_memory(planned[i], device);
     out["rows"].push_back(std::move(row));
     faulty |= !r.fault.empty();
     if (!r.fault.empty()) {
-      fmt::print("| {} | {} | failed | - | - |\n", r.name, gib(planned[i]));
+      fmt::print("| {} | {} | failed | - | - | - | - |\n", r.name, gib(planned[i]));
       continue;
     }
-    const double off = r.tensors > 0 ? 100.0 * static_cast<double>(planned[i] - r.tensors) /
-                                           static_cast<double>(r.tensors)
-                                     : 0;
-    fmt::print("| {} | {} | {} | {:+.1f} % | {} |\n", r.name, gib(planned[i]), gib(r.tensors), off,
-               gib(r.process));
+    const std::int64_t process = process_memory(planned[i], device);
+    fmt::print("| {} | {} | {} | {} | {} | {} | {} |\n", r.name, gib(planned[i]), gib(r.tensors),
+               off_by(planned[i], r.tensors), device.is_cuda() ? gib(process) : "-", gib(r.process),
+               device.is_cuda() ? off_by(process, r.process) : "-");
   }
   return finish(o, out, faulty);
 }

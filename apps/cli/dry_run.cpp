@@ -71,7 +71,10 @@ int dry_run(const train::TrainOptions& options, bool timed) {
   for (const auto& [name, bytes] : plan.categories)
     if (bytes > 0)
       parts += fmt::format("{}{} {}", parts.empty() ? "" : " + ", name, size_text(bytes));
-  fmt::print("memory: {} = {}; {} available\n", size_text(plan.peak), parts,
+  const std::int64_t needed = process_memory(plan.peak, options.device);
+  const std::string process =
+      needed == plan.peak ? "" : fmt::format("; a process of {}", size_text(needed));
+  fmt::print("memory: {} = {}{}; {} available\n", size_text(plan.peak), parts, process,
              available ? size_text(*available) : "unknown");
   const auto files = static_cast<std::int64_t>(config.trainer.keep) + 1;
   const auto space =
@@ -80,9 +83,10 @@ int dry_run(const train::TrainOptions& options, bool timed) {
              size_text(plan.checkpoint), files - 1, size_text(files * plan.checkpoint),
              size_text(space));
   std::fflush(stdout);
-  NIBBLE_CHECK(!available || plan.peak <= *available, "dry-run",
+  NIBBLE_CHECK(!available || needed <= *available, "dry-run",
                "memory is short: got {}, needs {}; what would fit: {}", size_text(*available),
-               size_text(plan.peak), what_would_fit(config, vocab, *available));
+               size_text(needed),
+               what_would_fit(config, vocab, tensors_within(*available, options.device)));
   NIBBLE_CHECK(
       files * plan.checkpoint <= space, "dry-run",
       "the disk is too full: got {}, needs {}; a smaller trainer.keep or another --output helps",

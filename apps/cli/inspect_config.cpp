@@ -145,7 +145,7 @@ void print_update(const UpdateRoute& route) {
                                 reason)));
 }
 
-void print_memory(const MemoryPlan& plan) {
+void print_memory(const MemoryPlan& plan, Device device) {
   fmt::print("\nmemory of a step at its fullest moment\n");
   for (const auto& [name, bytes] : plan.categories) {
     const auto* known =
@@ -153,8 +153,14 @@ void print_memory(const MemoryPlan& plan) {
                      [&category = name](const MemoryCategory& c) { return category == c.name; });
     fmt::print("  {:<12}{:>10}  {}\n", name, size_text(bytes),
                known == std::end(kMemoryCategories) ? "" : known->what);
+    for (const auto& [part, size] : plan.modules)
+      if (part.starts_with(name + ": "))
+        fmt::print("    {:<20}{:>10}\n", part.substr(name.size() + 2), size_text(size));
   }
   fmt::print("  {:<12}{:>10}\n", "in all", size_text(plan.peak));
+  if (device.is_cuda())
+    fmt::print("  {:<12}{:>10}  with the CUDA context, libraries and what lies between\n",
+               "process", size_text(process_memory(plan.peak, device)));
   fmt::print("a checkpoint file takes {}\n", size_text(plan.checkpoint));
 }
 
@@ -169,7 +175,7 @@ void print_fit(const Fit& fit) {
 
 Json json_of(const std::vector<Row>& rows, const std::vector<ProductRow>& products,
              const UpdateRoute& route, const EncodingRoute& encodings, const MemoryPlan& plan,
-             const Fit& fit) {
+             const Fit& fit, Device device) {
   Json json = {{"parameters", Json::array()}, {"products", Json::array()}};
   for (const Row& r : rows)
     json["parameters"].push_back({{"name", r.name},
@@ -200,6 +206,9 @@ Json json_of(const std::vector<Row>& rows, const std::vector<ProductRow>& produc
   for (const auto& [reason, count] : encodings.apart) json["encodings"]["apart"][reason] = count;
   for (const auto& [name, bytes] : plan.categories) json["memory"][name] = bytes;
   json["memory"]["peak"] = plan.peak;
+  json["memory"]["process"] = process_memory(plan.peak, device);
+  json["memory_by_module"] = Json::object();
+  for (const auto& [part, bytes] : plan.modules) json["memory_by_module"][part] = bytes;
   json["memory"]["checkpoint"] = plan.checkpoint;
   json["fits"] = {{"memory", fit.budget.bytes},
                   {"source", fit.budget.source},
@@ -220,8 +229,9 @@ int inspect_config(const InspectConfig& o) {
   const std::int64_t vocab = vocabulary(config);
   const MemoryPlan plan = plan_memory(config, vocab);
   Fit fit{memory_budget(o.device, o.memory), {}, ""};
-  fit.batches = largest_batches(config, vocab, fit.budget.bytes);
-  if (plan.peak > fit.budget.bytes) fit.change = what_would_fit(config, vocab, fit.budget.bytes);
+  const std::int64_t limit = tensors_within(fit.budget.bytes, o.device);
+  fit.batches = largest_batches(config, vocab, limit);
+  if (plan.peak > limit) fit.change = what_would_fit(config, vocab, limit);
   const Producers producers = producers_of(config, vocab);
   const std::unique_ptr<LanguageModel> model = train::build_model(config, vocab, kMeta);
   const std::vector<Row> rows = parameter_rows(*model, o.all);
@@ -229,14 +239,14 @@ int inspect_config(const InspectConfig& o) {
   const UpdateRoute route = update_route(config, *model);
   const EncodingRoute encodings = encoding_route(config, vocab);
   if (o.json) {
-    fmt::print("{}\n", json_of(rows, products, route, encodings, plan, fit).dump(2));
+    fmt::print("{}\n", json_of(rows, products, route, encodings, plan, fit, o.device).dump(2));
     return 0;
   }
   print_parameters(rows, plan);
   print_products(products, o.all);
   print_update(route);
   print_encodings(encodings);
-  print_memory(plan);
+  print_memory(plan, o.device);
   print_fit(fit);
   return 0;
 }

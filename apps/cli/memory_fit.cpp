@@ -25,6 +25,20 @@ struct Change {
   std::string settings;
 };
 
+// One level further, up to the last.
+std::optional<Change> recomputing(const Change& from, const char* level) {
+  if (train::recompute_of(from.config.model.recompute) >= train::recompute_of(level))
+    return std::nullopt;
+  Change to = from;
+  to.config.model.recompute = level;
+  to.settings += fmt::format(" --set model.recompute={}", level);
+  if (to.config.model.recompute_blocks) {
+    to.config.model.recompute_blocks.reset();
+    to.settings += " --set model.recompute_blocks=null";
+  }
+  return to;
+}
+
 std::optional<Change> checkpointed(const Change& from) {
   if (from.config.model.checkpoint_blocks) return std::nullopt;
   Change to = from;
@@ -80,6 +94,14 @@ std::optional<std::string> fitting_parts(const Change& from, std::int64_t vocab,
   return std::nullopt;
 }
 
+// The level of recomputation that costs the least time.
+std::optional<std::string> recomputed(const Change& from, std::int64_t vocab, std::int64_t limit) {
+  if (from.config.model.checkpoint_blocks) return std::nullopt;
+  for (const char* level : {"inputs", "mlp", "products", "sums"})
+    if (auto text = fitting(recomputing(from, level), vocab, limit)) return text;
+  return fitting(checkpointed(from), vocab, limit);
+}
+
 std::int64_t largest_batch(TrainConfig config, std::int64_t vocab, std::int64_t limit) {
   const auto fits = [&](std::int64_t batch) {
     config.trainer.batch = batch;
@@ -118,9 +140,8 @@ MemoryBudget memory_budget(Device device, std::int64_t given) {
 std::string what_would_fit(const TrainConfig& config, std::int64_t vocab, std::int64_t limit) {
   const Change now{config, ""};
   std::string text;
-  for (const auto& found :
-       {fitting_parts(now, vocab, limit), fitting(checkpointed(now), vocab, limit),
-        fitting(by_recipe(now), vocab, limit)})
+  for (const auto& found : {fitting_parts(now, vocab, limit), recomputed(now, vocab, limit),
+                            fitting(by_recipe(now), vocab, limit)})
     if (found) text += (text.empty() ? "" : "; or ") + *found;
   if (!text.empty()) return text;
   // Together, the ones that change no numbers first.
@@ -136,8 +157,10 @@ std::vector<LargestBatch> largest_batches(const TrainConfig& config, std::int64_
                                           std::int64_t limit) {
   const Change now{config, ""};
   std::vector<LargestBatch> result{{"as configured", largest_batch(config, vocab, limit)}};
-  for (const auto& change : {checkpointed(now), with_8bit_moments(now),
-                             config.recipe == "none" ? by_recipe(now) : std::nullopt}) {
+  for (const auto& change :
+       {recomputing(now, "inputs"), recomputing(now, "mlp"), recomputing(now, "products"),
+        checkpointed(now), with_8bit_moments(now),
+        config.recipe == "none" ? by_recipe(now) : std::nullopt}) {
     if (!change) continue;
     const std::int64_t batch = largest_batch(change->config, vocab, limit);
     if (batch > result.front().batch) result.push_back({"with" + change->settings, batch});
@@ -145,14 +168,25 @@ std::vector<LargestBatch> largest_batches(const TrainConfig& config, std::int64_
   return result;
 }
 
+void check_plan(const train::TrainOptions& options) {
+  if (!options.device.is_cuda()) return;
+  const auto memory = device_memory(options.device);
+  const std::int64_t vocab = read_dataset(options.config.data.path).vocab_size;
+  const std::int64_t needed =
+      process_memory(plan_memory(options.config, vocab).peak, options.device);
+  if (!memory || needed <= memory->total) return;
+  fail("allocate", "memory is short: got the {} of {}, the plan needs {}; what would fit: {}",
+       size_text(memory->total), options.device, size_text(needed),
+       what_would_fit(options.config, vocab, tensors_within(memory->total, options.device)));
+}
+
 void fail_with_what_would_fit(const OutOfMemory& error, const train::TrainOptions& options) {
   const Device device = options.device;
   release_cached_memory(device);
   const auto memory = device_memory(device);
   const std::int64_t vocab = read_dataset(options.config.data.path).vocab_size;
-  // The plan knows nothing of what kernels take for themselves: where it would have called this
-  // step possible, at least what was asked for must go.
-  std::int64_t limit = memory ? memory->free : error.in_use();
+  // Where the plan would have called this step possible, at least what was asked for must go.
+  std::int64_t limit = memory ? tensors_within(memory->free, device) : error.in_use();
   const std::int64_t planned = plan_memory(options.config, vocab).peak;
   if (planned <= limit) limit = planned - error.shortage().asked;
   std::string text = fmt::format("{}; what would fit: {}", error.cause(),

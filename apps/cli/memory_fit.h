@@ -23,8 +23,8 @@ struct MemoryBudget {
 MemoryBudget memory_budget(Device device, std::int64_t given);
 
 // The changes that bring the peak to at most `limit` bytes, each alone: fewer sequences a
-// micro-batch with more of them, checkpointed blocks, 8-bit moments or the recipe int8; else the
-// least of them together. "3.2 GiB with --set …; or …", or that nothing fits.
+// micro-batch with more of them, recomputation as far as it must go, 8-bit moments or the recipe
+// int8; else the least of them together. "3.2 GiB with --set …; or …", or that nothing fits.
 std::string what_would_fit(const train::TrainConfig& config, std::int64_t vocab,
                            std::int64_t limit);
 
@@ -36,6 +36,10 @@ struct LargestBatch {
 };
 std::vector<LargestBatch> largest_batches(const train::TrainConfig& config, std::int64_t vocab,
                                           std::int64_t limit);
+
+// Before a run on a GPU begins: throws when its plan needs more than the device has, with what
+// would fit.
+void check_plan(const train::TrainOptions& options);
 
 // What a training run that met the end of its memory throws in its place: the same cause, what
 // would fit, and whether --resume goes on. The run's tensors must be gone.

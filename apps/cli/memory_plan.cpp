@@ -1,9 +1,11 @@
 #include "apps/cli/memory_plan.h"
 
+#include <algorithm>
 #include <map>
 
 #include "apps/train/sample_step.h"
 #include "apps/train/weights.h"
+#include "autograd/context.h"
 
 namespace nibble::cli {
 namespace {
@@ -14,17 +16,22 @@ std::int64_t bytes_of(const NamedTensors& tensors) {
   return total;
 }
 
-std::vector<std::pair<std::string, std::int64_t>> categories_at_peak() {
-  std::map<std::string, MemoryStats> scopes = memory_by_scope(kMeta);
-  std::vector<std::pair<std::string, std::int64_t>> out;
+void tell_peak(MemoryPlan& plan) {
+  std::map<std::string, std::int64_t> sums;
+  for (const auto& [name, stats] : memory_by_scope(kMeta)) {
+    const auto colon = name.find(':');
+    sums[name.substr(0, colon)] += stats.at_peak;
+    if (colon != std::string::npos && stats.at_peak > 0)
+      plan.modules.emplace_back(name, stats.at_peak);
+  }
   for (const MemoryCategory& c : kMemoryCategories) {
-    out.emplace_back(c.name, scopes[c.name].at_peak);
-    scopes.erase(c.name);
+    plan.categories.emplace_back(c.name, sums[c.name]);
+    sums.erase(c.name);
   }
   std::int64_t other = 0;
-  for (const auto& [name, stats] : scopes) other += stats.at_peak;
-  if (other > 0) out.emplace_back("other", other);
-  return out;
+  for (const auto& [name, bytes] : sums) other += bytes;
+  if (other > 0) plan.categories.emplace_back("other", other);
+  std::ranges::sort(plan.modules, std::greater{}, [](const auto& part) { return part.second; });
 }
 
 }  // namespace
@@ -35,9 +42,21 @@ std::int64_t MemoryPlan::of(std::string_view category) const {
   return 0;
 }
 
+std::int64_t process_memory(std::int64_t tensors, Device device) {
+  if (!device.is_cuda()) return tensors;
+  return kGpuContext + static_cast<std::int64_t>(static_cast<double>(tensors) * (1 + kGpuSlack));
+}
+
+std::int64_t tensors_within(std::int64_t memory, Device device) {
+  if (!device.is_cuda()) return memory;
+  const auto left = static_cast<double>(std::max<std::int64_t>(memory - kGpuContext, 0));
+  return static_cast<std::int64_t>(left / (1 + kGpuSlack));
+}
+
 MemoryPlan plan_memory(const train::TrainConfig& config, std::int64_t dataset_vocab) {
   NIBBLE_CHECK(memory_stats(kMeta).current == 0, "dry-run", "meta tensors are alive");
   train::SampleStep bench(config, dataset_vocab, kMeta);
+  const MemoryByModule by_module;
   MemoryPlan plan;
   for (const Parameter* p : parameters(bench.model())) plan.weights += p->numel();
   reset_peak_memory(kMeta);
@@ -47,7 +66,7 @@ MemoryPlan plan_memory(const train::TrainConfig& config, std::int64_t dataset_vo
     bench.update();
   }
   plan.peak = memory_stats(kMeta).peak;
-  plan.categories = categories_at_peak();
+  tell_peak(plan);
   plan.checkpoint = bytes_of(train::weight_tensors(bench.model())) +
                     bytes_of(bench.optimizer().state_tensors()) +
                     bytes_of(bench.scales().tensors());

@@ -1,5 +1,4 @@
-// One training step of a configuration, counted on the Meta device by the code that trains. What
-// kernels and libraries take for themselves (cuBLAS: 64 MiB) is not in it.
+// One training step of a configuration, counted on the Meta device by the code that trains.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +15,9 @@ struct MemoryPlan {
   // Bytes at the fullest moment by memory scope, in the order of kMemoryCategories; they add up to
   // the peak. Zeros are there, "other" only when something was outside every scope.
   std::vector<std::pair<std::string, std::int64_t>> categories;
-  std::int64_t peak = 0;
+  // The categories' parts by kind of module, largest first: "activations: mlp.fc1".
+  std::vector<std::pair<std::string, std::int64_t>> modules;
+  std::int64_t peak = 0;        // of tensors; process_memory() has the rest
   std::int64_t checkpoint = 0;  // size of the file
   std::int64_t weights = 0;     // number of parameters
   std::int64_t of(std::string_view category) const;
@@ -36,6 +37,16 @@ inline constexpr MemoryCategory kMemoryCategories[] = {
     {"workspace", "gradients of activations, scratch"},
     {"batch", "inputs and targets"},
 };
+
+// What a process on a GPU has in use beside its tensors at their peak, measured on an H200
+// (tests/bench/results/2026-11-29-memory.md): the CUDA context with a training step's kernels and
+// graph, cuBLASLt's workspace; and of the tensors' peak what lies between blocks.
+inline constexpr std::int64_t kGpuContext = std::int64_t{420} << 20;
+inline constexpr double kGpuSlack = 0.01;
+// What a process needs for tensors of this peak, and the peak that fits into so much memory. On a
+// CPU both are what they are given.
+std::int64_t process_memory(std::int64_t tensors, Device device);
+std::int64_t tensors_within(std::int64_t memory, Device device);
 
 // Throws Error("dry-run") while tensors on Meta are alive: their bytes would count.
 MemoryPlan plan_memory(const train::TrainConfig& config, std::int64_t dataset_vocab);

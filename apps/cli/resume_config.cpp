@@ -12,11 +12,13 @@
 namespace nibble::cli {
 namespace {
 
-// data.path too: the trainer holds the data itself to its hash. Checkpointed blocks give the same
-// bits, so a run that met the end of its memory can go on with them. The trainer tells of another
-// table of plans.
-constexpr std::array<std::string_view, 16> kFree{"data.path",
+// data.path too: the trainer holds the data itself to its hash. What is recomputed has the same
+// bits, so a run that met the end of its memory can go on with more of it. The trainer tells of
+// another table of plans.
+constexpr std::array<std::string_view, 18> kFree{"data.path",
                                                  "model.checkpoint_blocks",
+                                                 "model.recompute",
+                                                 "model.recompute_blocks",
                                                  "trainer.steps",
                                                  "tune",
                                                  "trainer.eval_every",

@@ -68,6 +68,7 @@ int run_train(const Options& o, const std::vector<std::string>& argv) {
       fmt::print(stderr, "nibble: warning: {}\n", plans.note);
     return dry_run(options, o.dry_run == "full");
   }
+  check_plan(options);
   try {
     return exit_code(train::train(options));
   } catch (const OutOfMemory& e) {

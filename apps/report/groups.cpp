@@ -20,6 +20,8 @@ constexpr std::string_view kIgnored[] = {"trainer.seed",
                                          "trainer.eval_every",
                                          "trainer.telemetry_every",
                                          "model.checkpoint_blocks",
+                                         "model.recompute",
+                                         "model.recompute_blocks",
                                          "tune",
                                          "data.path"};
 

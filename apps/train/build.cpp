@@ -96,6 +96,11 @@ std::unique_ptr<LanguageModel> build_model(const TrainConfig& config, std::int64
   return model;
 }
 
+void allocate_gradients(const std::vector<Parameter*>& parameters) {
+  for (Parameter* p : parameters)
+    if (p->requires_grad) p->grad_buffer();
+}
+
 std::unique_ptr<Optimizer> build_optimizer(const TrainConfig& config, LanguageModel& model) {
   LinearWeights linear;
   model.visit(linear);

@@ -5,6 +5,15 @@
 
 namespace nibble::train {
 
+std::optional<Recompute> recompute_of(std::string_view name) {
+  if (name == "none") return Recompute::None;
+  if (name == "inputs") return Recompute::Inputs;
+  if (name == "mlp") return Recompute::Mlp;
+  if (name == "products") return Recompute::Products;
+  if (name == "sums") return Recompute::Sums;
+  return std::nullopt;
+}
+
 const config::Words<NotFinite>& words_of(NotFinite) {
   static const config::Words<NotFinite> words{{"stop", NotFinite::Stop}, {"skip", NotFinite::Skip}};
   return words;
@@ -43,6 +52,8 @@ Gpt2Config gpt2_of(const ModelConfig& m, std::int64_t dataset_vocab) {
   g.residual_dropout = m.residual_dropout.value_or(m.dropout);
   g.tie_embeddings = m.tie_embeddings;
   g.checkpoint_blocks = m.checkpoint_blocks;
+  g.recompute = recompute_of(m.recompute).value_or(Recompute::None);
+  g.recompute_blocks = m.recompute_blocks.value_or(-1);
   g.vocab_chunk = m.vocab_chunk;
   g.gelu = m.gelu == "erf" ? ops::Gelu::Erf : ops::Gelu::Tanh;
   g.norm_epsilon = m.norm_epsilon;

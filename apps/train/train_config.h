@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "apps/config/reader.h"
@@ -24,6 +25,8 @@ struct ModelConfig {
   std::optional<double> embedding_dropout, attention_dropout, residual_dropout;
   bool tie_embeddings = true;
   bool checkpoint_blocks = false;
+  std::string recompute = "none";  // none, inputs, mlp, products or sums: models/gpt2.h
+  std::optional<std::int64_t> recompute_blocks;  // that go beyond inputs; null: all
   std::int64_t vocab_chunk = 8192;
   std::string gelu = "tanh";
   double norm_epsilon = 1e-5;
@@ -34,6 +37,9 @@ struct DataConfig {
   std::filesystem::path path;
   std::int64_t sequence = 0;  // tokens a window; 0: the model's context
 };
+
+// A level by its name; none for another word.
+std::optional<Recompute> recompute_of(std::string_view name);
 
 enum class NotFinite : std::uint8_t {
   Stop,  // rerun the batch with a check at every operation, name the first bad tensor, stop
@@ -89,6 +95,11 @@ void visit(V& v, ModelConfig& c) {
   v("residual_dropout", c.residual_dropout, config::half_open(0.0, 1.0));
   v("tie_embeddings", c.tie_embeddings);
   v("checkpoint_blocks", c.checkpoint_blocks);
+  v("recompute", c.recompute);
+  v("recompute_blocks", c.recompute_blocks, config::at_least(0));
+  v.check(recompute_of(c.recompute).has_value(), "recompute",
+          "got \"{}\" expected \"none\", \"inputs\", \"mlp\", \"products\" or \"sums\"",
+          c.recompute);
   v("vocab_chunk", c.vocab_chunk, config::at_least(1));
   v("gelu", c.gelu);
   v("norm_epsilon", c.norm_epsilon, config::above(0.0));

@@ -75,6 +75,7 @@ Session::Session(const TrainOptions& options)
       profile_(options.profile),
       schedule_(schedule_of(config_.trainer)),
       scales_(options.device) {
+  allocate_gradients(parameters_);
   if (wants_graph(options_, *optimizer_)) recorded_.emplace(options.device);
   loader_ = std::make_unique<TokenLoader>(shard_paths(config_.data.path, dataset_.train),
                                           LoaderOptions{.batch = config_.trainer.batch,

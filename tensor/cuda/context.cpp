@@ -33,6 +33,16 @@ Contexts& contexts() {
   return *c;
 }
 
+// The runtime reserves stack for every thread that can be resident, 264 MiB on an H200 by its
+// default of 1,024 bytes. Kernels' own frames are known when they are loaded and counted apart, and
+// none here recurses or calls through pointers. A program that asked for more keeps it.
+void reserve_little_stack() {
+  constexpr std::size_t kDefault = 1024, kEnough = 256;
+  std::size_t limit = 0;
+  NIBBLE_CUDA_CHECK(cudaDeviceGetLimit(&limit, cudaLimitStackSize));
+  if (limit == kDefault) NIBBLE_CUDA_CHECK(cudaDeviceSetLimit(cudaLimitStackSize, kEnough));
+}
+
 thread_local int t_current = -1;
 std::uint64_t g_copies_to_host = 0;
 
@@ -45,6 +55,7 @@ Context& context() {
   std::unique_ptr<Context>& slot = all.by_device[at];
   if (!slot) {
     auto c = std::make_unique<Context>();
+    reserve_little_stack();
     NIBBLE_CUDA_CHECK(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
     NIBBLE_CUDA_CHECK(
         cudaDeviceGetAttribute(&c->multiprocessors, cudaDevAttrMultiProcessorCount, t_current));

@@ -32,12 +32,12 @@ void disturb(Gpt2& model) {
 
 // `steps` updates of two micro-batches each; step 2 is spoilt from outside and must change nothing.
 Training train(const std::string& recipe_text, const std::string& moments, bool recorded,
-               double dropout, bool keep = true) {
+               double dropout, bool keep = true, bool checkpoint_blocks = false) {
   constexpr int kSteps = 6, kMicro = 2;
   const Recipe recipe = recipes::parse(recipe_text);
   Gpt2Config c;
   c.vocab = 300, c.context = 64, c.layers = 2, c.heads = 2, c.width = 128;
-  c.compute = DType::BF16, c.vocab_chunk = 128;
+  c.compute = DType::BF16, c.vocab_chunk = 128, c.checkpoint_blocks = checkpoint_blocks;
   c.embedding_dropout = c.attention_dropout = c.residual_dropout = dropout;
   Gpt2 model(c, recipe, 42, kGpu);
   AdamOptions options;
@@ -98,6 +98,16 @@ Training train(const std::string& recipe_text, const std::string& moments, bool 
   return out;
 }
 
+void check_same(const Training& a, const Training& b) {
+  for (std::size_t i = 0; i < a.log.size(); ++i) {
+    CHECK(a.log[i].loss == b.log[i].loss);
+    CHECK(a.log[i].norm == b.log[i].norm);
+    CHECK(a.log[i].bad == b.log[i].bad);
+  }
+  for (std::size_t i = 0; i < a.end.size(); ++i)
+    check_bits(a.end[i].second, b.end[i].second, a.end[i].first);
+}
+
 }  // namespace
 
 GPU_TEST("cuda graph: recorded training gives the bits of eager training") {
@@ -109,16 +119,22 @@ GPU_TEST("cuda graph: recorded training gives the bits of eager training") {
         CAPTURE(recipe);
         CAPTURE(moments);
         CAPTURE(dropout);
-        const Training eager = train(recipe, moments, false, dropout),
-                       replayed = train(recipe, moments, true, dropout, moments[0] != 'i');
-        for (std::size_t i = 0; i < eager.log.size(); ++i) {
-          CHECK(eager.log[i].loss == replayed.log[i].loss);
-          CHECK(eager.log[i].norm == replayed.log[i].norm);
-          CHECK(eager.log[i].bad == replayed.log[i].bad);
-        }
-        for (std::size_t i = 0; i < eager.end.size(); ++i)
-          check_bits(eager.end[i].second, replayed.end[i].second, eager.end[i].first);
+        check_same(train(recipe, moments, false, dropout),
+                   train(recipe, moments, true, dropout, moments[0] != 'i'));
       }
+}
+
+GPU_TEST("cuda graph: what is made again in backward has the bits of what is kept") {
+  for (const std::string recipe : {"int8,save=encoded", "none"}) {
+    const Training kept = train(recipe, "f32", false, 0.1);
+    for (const char* more : {",save=recompute", ",save=recompute,output=recompute", ""})
+      for (const bool recorded : {false, true}) {
+        CAPTURE(recipe);
+        CAPTURE(more);
+        const bool blocks = std::string(more).empty();
+        check_same(kept, train(recipe + more, "f32", recorded, 0.1, true, blocks));
+      }
+  }
 }
 
 GPU_TEST("cuda graph: a replay's memory is nobody else's") {

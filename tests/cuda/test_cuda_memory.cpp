@@ -27,15 +27,28 @@ GPU_TEST("cuda memory: blocks are counted, reused and given back") {
   const std::int64_t before = memory_stats(kGpu).current;
   const std::byte* first = nullptr;
   {
-    const Tensor x = Tensor::empty({1 << 20}, DType::F32, kGpu);
+    const Tensor x = Tensor::empty({16 << 20}, DType::F32, kGpu);
     first = x.raw();
-    CHECK(memory_stats(kGpu).current == before + (4 << 20));
+    CHECK(memory_stats(kGpu).current == before + (64 << 20));
   }
   CHECK(memory_stats(kGpu).current == before);
-  CHECK(Tensor::empty({1 << 20}, DType::F32, kGpu).raw() == first);
+  CHECK(Tensor::empty({16 << 20}, DType::F32, kGpu).raw() == first);
   const std::size_t held = cuda::memory_info().free;
   release_cached_memory(kGpu);
-  CHECK(cuda::memory_info().free >= held + (4u << 20));
+  CHECK(cuda::memory_info().free >= held + (48u << 20));  // whole pieces of 16 MiB
+}
+
+GPU_TEST("cuda memory: what many small blocks gave back serves a large one") {
+  release_cached_memory(kGpu);
+  {
+    std::vector<Tensor> parts;
+    for (int i = 0; i < 64; ++i) parts.push_back(Tensor::full({1 << 20}, i, DType::F32, kGpu));
+    for (int i = 0; i < 64; ++i) CHECK(ops::max(parts[static_cast<std::size_t>(i)]).item() == i);
+  }
+  const std::size_t free = cuda::memory_info().free;
+  const Tensor whole = Tensor::full({63 << 20}, 3, DType::F32, kGpu);
+  CHECK(cuda::memory_info().free == free);
+  CHECK(ops::min(whole).item() == 3);
 }
 
 GPU_TEST("cuda memory: running out is one clear line, and the device goes on") {

@@ -70,6 +70,20 @@ GPU_TEST("cuda model: two trainings give the same bits") {
   }
 }
 
+GPU_TEST("cuda model: a step that makes activations again has the bits of one that keeps them") {
+  for (const std::string recipe : {"int8,save=encoded", "int8_block128", "none"}) {
+    const Steps kept = train(recipe, DType::BF16, kGpu, 3, 0.1);
+    for (const char* more : {",save=recompute", ",save=recompute,output=recompute"}) {
+      CAPTURE(recipe);
+      CAPTURE(more);
+      const Steps again = train(recipe + more, DType::BF16, kGpu, 3, 0.1);
+      CHECK(kept.losses == again.losses);
+      for (std::size_t i = 0; i < kept.gradients.size(); ++i)
+        check_bits(kept.gradients[i].second, again.gradients[i].second, kept.gradients[i].first);
+    }
+  }
+}
+
 GPU_TEST("cuda model: a step whose producers quantize has the bits of one where layers do") {
   for (const std::string recipe : {"int8", "int8_block128", "int8,lm_head=on"})
     for (const DType compute : {DType::F32, DType::BF16}) {

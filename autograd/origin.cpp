@@ -1,0 +1,46 @@
+#include "autograd/origin.h"
+
+#include "autograd/context.h"
+#include "quant/pair_twin.h"
+#include "quant/source_kernels.h"
+
+namespace nibble {
+
+PairSource Origin::to_make() const {
+  PairSource s = source;
+  s.x = x.get().flatten_rows();
+  if (s.kind == PairSource::Kind::LayerNorm) {
+    s.mean = Tensor::empty({s.x.size(0)}, DType::F32, s.x.device());
+    s.rstd = Tensor::empty({s.x.size(0)}, DType::F32, s.x.device());
+  }
+  return s;
+}
+
+Tensor Origin::matrix() const { return pair_matrix(to_make(), Tensor()); }
+
+std::optional<QTensor> Origin::transposed_codes(const QuantSpec& spec, const RngKey& key) const {
+  PairSource s = source;
+  s.x = x.get().flatten_rows();
+  if (s.x.numel() == 0 || !has_source_columns(s, spec)) return std::nullopt;
+  const std::int64_t rows = s.x.size(1), cols = s.x.size(0);
+  const Device device = s.x.device();
+  QTensor q(Tensor::empty({rows, cols}, spec.payload(), device),
+            Tensor::empty(spec.scale_shape(rows, cols), DType::F32, device), Tensor(), Tensor(),
+            spec, {rows, cols});
+  NIBBLE_DISPATCH(device, quant_source_columns(q.payload(), q.scales(), s, spec, key));
+  return q;
+}
+
+const Tensor& Saved::made_again() const { return remade_->get(); }
+
+const Tensor& Remade::get() {
+  if (value_.defined()) return value_;
+  const NoGrad no_grad;
+  ForwardContext context = forward_context();
+  context.telemetry = nullptr;  // the first pass reported
+  const ForwardScope forward(context);
+  value_ = make_();
+  return value_;
+}
+
+}  // namespace nibble
