@@ -2,6 +2,7 @@
 #include "autograd/context.h"
 #include "autograd/ops.h"
 #include "autograd/origin.h"
+#include "tensor/operation_count.h"
 #include "tensor/residual.h"
 
 namespace nibble {
@@ -108,6 +109,7 @@ struct AttentionNode {
   AttentionOptions options;
   void backward(Grads& g) const {
     Tensor dq = like(q), dk = like(k), dv = like(v);
+    count_attention(4, dq.shape(), dk.size(1), options.causal);
     NIBBLE_DISPATCH(lse.device(), attention_backward(dq, dk, dv, ops::contiguous(g.out()), q, k, v,
                                                      out, lse, options));
     g.add(0, dq);
@@ -129,6 +131,7 @@ struct SelfAttentionNode {
     Tensor d = Tensor::empty(packed.shape(), packed.dtype(), packed.device());
     Tensor dq = d.select(2, 0), dk = d.select(2, 1), dv = d.select(2, 2);
     const Tensor dout = ops::contiguous(g.out()).view(heads);
+    count_attention(4, dq.shape(), dk.size(1), options.causal);
     NIBBLE_DISPATCH(packed.device(),
                     attention_backward(dq, dk, dv, dout, packed.select(2, 0), packed.select(2, 1),
                                        packed.select(2, 2), out, lse, options));

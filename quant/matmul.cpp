@@ -5,6 +5,7 @@
 #include "quant/product_route.h"
 #include "quant/qtensor.h"
 #include "tensor/biased_product.h"
+#include "tensor/operation_count.h"
 #include "tensor/ops.h"
 
 namespace nibble {
@@ -120,6 +121,7 @@ void small_float_product(Tensor& c, const Operands& p, std::int64_t block, const
                          bool accumulate, Accumulation accumulation) {
   const CodeOperand a = code_operand(*p.a.codes, "lhs"), b = code_operand(*p.b.codes, "rhs");
   if (is_fp8(a.codes.dtype()) && is_fp8(b.codes.dtype())) {
+    count_product(OperationKind::Fp8Product, p.m, p.n, p.k);
     NIBBLE_DISPATCH(c.device(), fp8_gemm(c, a, b, block, bias, accumulate, accumulation));
   } else {
     if (c.device().is_cuda()) detail::count_decoded_product();
@@ -161,6 +163,7 @@ void real_product(Tensor& c, const Operands& p, const Tensor& bias, bool accumul
     return apply(gelu, c);
   }
   const CodeOperand x = code_operand(*p.a.codes, "lhs"), y = code_operand(*p.b.codes, "rhs");
+  count_product(OperationKind::IntProduct, p.m, p.n, p.k);
   if (gelu.applies) {
     Tensor before;
     if (gelu.before) *gelu.before = before = Tensor::empty(c.shape(), c.dtype(), c.device());

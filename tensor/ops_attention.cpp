@@ -1,4 +1,5 @@
 #include "tensor/op_checks.h"
+#include "tensor/operation_count.h"
 #include "tensor/ops.h"
 
 namespace nibble::ops {
@@ -29,6 +30,7 @@ AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v,
   const DType stats = q.dtype() == DType::F64 ? DType::F64 : DType::F32;
   AttentionResult r{Tensor::empty(q.shape(), q.dtype(), q.device()),
                     Tensor::empty({q.size(0), q.size(2), q.size(1)}, stats, q.device())};
+  count_attention(2, q.shape(), k.size(1), options.causal);
   if (q.numel() > 0)
     NIBBLE_DISPATCH(q.device(), attention(r.out, r.lse, with_unit_stride(q), with_unit_stride(k),
                                           with_unit_stride(v), options));

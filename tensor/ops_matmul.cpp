@@ -1,5 +1,6 @@
 #include "tensor/biased_product.h"
 #include "tensor/op_checks.h"
+#include "tensor/operation_count.h"
 #include "tensor/ops.h"
 
 namespace nibble::ops {
@@ -51,6 +52,7 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
   const Shape batch = broadcast_shapes("matmul", batch_shape(a), batch_shape(b));
   Tensor c = Tensor::empty(with_matrix(batch, m, n), a.dtype(), a.device());
   Tensor flat = c.view({batch.numel(), m, n});
+  count_product(OperationKind::FloatProduct, batch.numel() * m, n, k);
   NIBBLE_DISPATCH(c.device(), matmul(flat, batched(a, batch), batched(b, batch), false));
   return c;
 }
@@ -67,6 +69,7 @@ void matmul_into(Tensor& c, const Tensor& a, const Tensor& b, bool accumulate) {
   NIBBLE_CHECK(c.strides()[1] == 1 || c.size(1) <= 1, "matmul",
                "the result's columns must lie next to each other: got strides {}", c.strides());
   Tensor c3 = c.unsqueeze(0);
+  count_product(OperationKind::FloatProduct, a.size(0), b.size(1), a.size(1));
   NIBBLE_DISPATCH(c.device(), matmul(c3, batched(a, {}), batched(b, {}), accumulate));
   c.bump_version();
 }
@@ -81,6 +84,7 @@ void matmul_bias_into(Tensor& c, const Tensor& a, const Tensor& b, const Tensor&
                "got {} x {} + {} into {}, expected [M, K] x [K, N] + [N] into [M, N]", describe(a),
                describe(b), describe(bias), describe(c));
   Tensor c3 = c.unsqueeze(0);
+  count_product(OperationKind::FloatProduct, a.size(0), b.size(1), a.size(1));
   NIBBLE_DISPATCH(c.device(), matmul_bias(c3, batched(a, {}), batched(b, {}), contiguous(bias)));
   c.bump_version();
 }

@@ -2,8 +2,11 @@
 """`test_bench.py NIBBLE [cuda]`: nibble bench at small sizes: every form and layout right, JSON whole, bad input in one line."""
 import json
 import pathlib
+import signal
+import subprocess
 import sys
 import tempfile
+import time
 
 from cli_testing import SMALL, Case, main, make_tokens, write_config
 
@@ -89,13 +92,103 @@ for step in range(1, int(sys.argv[-1]) + 1):
         self.assertEqual((peer["tokens_per_second"], peer["loss"], peer["tensors_bytes"]), (13000, 7, 5 << 30))
         self.assertNotIn("host_seconds", peer)
 
+    def test_train_lasts(self):
+        """--least-seconds: a run goes on, is ended, and its loss is that of --steps; what it started ends with it."""
+        steady = self.peer("steady", """import json, subprocess, sys, time
+child = subprocess.Popen(["sleep", "1000"])
+open(sys.argv[1], "w").write(str(child.pid))
+for step in range(1, int(sys.argv[-1]) + 1):
+    print(json.dumps({"step": step, "tokens_per_second": 100.0, "loss": step}), flush=True)
+    time.sleep(0.01)
+""") + f" '{self.folder / 'child'}'"
+        file = self.folder / "lasts.json"
+        self.ok("bench", "train", *self.small_run(), "--steps", 12, "--least-seconds", 1, "--recipe", "none", "--peer", steady,
+                "--json", file)
+        own, peer = json.loads(file.read_text())["rows"]
+        for row in (own, peer):
+            self.assertGreaterEqual(row["seconds"], 1)
+            self.assertGreater(row["steps"], 12)
+        self.assertEqual(peer["loss"], 12)
+        self.assert_ends(int((self.folder / "child").read_text()))
+
+    def assert_ends(self, pid):
+        state = pathlib.Path(f"/proc/{pid}/stat")
+        for _ in range(200):
+            try:
+                if state.read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                    return  # it waits for whoever inherits it
+            except FileNotFoundError:
+                return
+            time.sleep(0.05)
+        self.fail("what the benchmark started still runs")
+
+    def test_train_interrupted(self):
+        pid = self.folder / "pid"
+        endless = self.peer("endless", "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(1000)")
+        config = self.small_run()
+        command = [sys.argv[1], "bench", "train", *config, "--steps", "11", "--recipe", "none", "--peer", f"{endless} '{pid}'"]
+        process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not (pid.exists() and pid.read_text()):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        self.assertIn("bench: stopped by signal 2", process.communicate(timeout=60)[1])
+        self.assertEqual(process.returncode, 1)
+        self.assert_ends(int(pid.read_text()))
+
+    def test_train_kernels(self):
+        run = ("bench", "train", *self.small_run(), "--steps", 12, "--recipe", "int8", "--kernels", 3)
+        if DEVICE == "cpu":
+            done = self.fails("bench: some runs failed", *run)
+            self.assertTrue(any("kernels: got device cpu, expected a GPU" in line for line in done), done)
+            return
+        file = self.folder / "kernels.json"
+        text = self.ok(*run, "--json", file)
+        self.assertIn("| nothing runs |", text)
+        row, = json.loads(file.read_text())["rows"]
+        kernels = row["kernels"]
+        self.assertEqual((row["steps"], kernels["steps"]), (15, 3))
+        self.assertGreater(kernels["operations"]["int_products"], 0)
+        self.assertGreater(sum(k["launches"] for k in kernels["kernels"]), 50)
+        self.assertEqual([k["name"] for k in kernels["kernels"] if k["class"] == "other"], [])
+
+    def test_llmc(self):
+        script = pathlib.Path(__file__).resolve().parent / "bench/train_llmc.py"
+        binary = self.folder / "train_gpt2cu"
+        binary.write_text("""#!/bin/sh
+echo "| device | NVIDIA |"
+for i in $(seq 1 20); do
+  echo "step   $i/20 | loss 9.87$i (+nanz)| norm 2.1 (+nanz)| lr 3.00e-04 | $i.50 ms | 48.6% bf16 MFU | 5661 tok/s"
+done
+""")
+        binary.chmod(0o755)
+        sizes = ["--layers", 12, "--heads", 12, "--width", 768, "--vocab", 50257, "--batch", 2, "--length", 16,
+                 "--accumulation", 1, "--steps", 20]
+        run = [sys.executable, script, binary, self.folder, *sizes]
+        rows = [json.loads(line) for line in subprocess.check_output(list(map(str, run)), text=True).splitlines()]
+        self.assertEqual([row["step"] for row in rows], list(range(1, 21)))
+        self.assertEqual(rows[0]["loss"], 9.871)
+        self.assertAlmostEqual(rows[3]["tokens_per_second"], 32 / 4.5e-3)
+        for change, text in (({2: self.folder / "absent"}, "is no program"), ({9: 700}, "expected a GPT-2")):
+            wrong = [change.get(i, word) for i, word in enumerate(run)]
+            done = subprocess.run(list(map(str, wrong)), capture_output=True, text=True)
+            self.assertEqual(done.returncode, 1)
+            self.assertRegex(done.stderr, f"^train_llmc: .*{text}")
+
     def test_memory(self):
         file = self.folder / "memory.json"
+        run = self.small_run()
         recipes = ["none", "int8", "fp8_delayed", "int8,save=recompute,output=recompute", "none,save=recompute"]
-        text = self.ok("bench", "memory", *self.small_run(), *(w for r in recipes for w in ("--recipe", r)), "--json", file)
+        text = self.ok("bench", "memory", *run, *(w for r in recipes for w in ("--recipe", r)), "--json", file)
         self.assertEqual(self.names(text), ["recipe", *recipes])
         for row in json.loads(file.read_text())["rows"]:
             self.assertLess(abs(row["planned_bytes"] - row["tensors_bytes"]), 0.03 * row["tensors_bytes"], row)
+        text = self.ok("bench", "memory", *run, "--recipe", "int8", "--vary", "trainer.batch=2,4", "--json", file)
+        names = ["int8; trainer.batch=2", "int8; trainer.batch=4"]
+        self.assertEqual(self.names(text), ["recipe", *names])
+        rows = json.loads(file.read_text())["rows"]
+        self.assertEqual([row["name"] for row in rows], names)
+        self.assertLess(rows[0]["tensors_bytes"], rows[1]["tensors_bytes"])
+        self.fails("bench: --vary: got 'x', expected KEY=VALUE", "bench", "memory", *run, "--vary", "x")
 
     def test_train_bad_input(self):
         run = ("bench", "train", *self.small_run(), "--recipe", "none")

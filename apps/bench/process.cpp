@@ -29,7 +29,12 @@ Process::Process(const std::vector<std::string>& argv, std::filesystem::path out
   posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
   posix_spawn_file_actions_addopen(&actions, 1, out.c_str(), kFlags, 0644);
   posix_spawn_file_actions_addopen(&actions, 2, err.c_str(), kFlags, 0644);
-  const int status = posix_spawnp(&pid_, words[0], &actions, nullptr, words.data(), environ);
+  posix_spawnattr_t attributes;  // a group of its own: what it starts is ended with it
+  posix_spawnattr_init(&attributes);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+  posix_spawnattr_setpgroup(&attributes, 0);
+  const int status = posix_spawnp(&pid_, words[0], &actions, &attributes, words.data(), environ);
+  posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);
   NIBBLE_CHECK(status == 0, "bench", "{} cannot be started: {}", argv[0], std::strerror(status));
 }
@@ -42,7 +47,7 @@ Process::~Process() {
 std::optional<int> Process::poll() { return reap(WNOHANG); }
 int Process::wait() { return *reap(0); }
 void Process::kill() {
-  if (!code_) (void)::kill(pid_, SIGKILL);
+  if (!code_) (void)::kill(-pid_, SIGKILL);
 }
 
 std::optional<int> Process::reap(int options) {

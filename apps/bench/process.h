@@ -12,12 +12,13 @@
 
 namespace nibble::bench {
 
+// It has a process group of its own: Ctrl-C does not reach it, kill() does.
 class Process {
  public:
   // Starts argv[0] (looked for in PATH). Throws Error("bench") when it cannot be started.
   Process(const std::vector<std::string>& argv, std::filesystem::path out,
           std::filesystem::path err);
-  ~Process();  // a program that still runs is killed
+  ~Process();  // a program that still runs is killed, with what it started
   Process(const Process&) = delete;
   Process& operator=(const Process&) = delete;
 

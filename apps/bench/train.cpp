@@ -10,6 +10,8 @@
 
 #include "apps/bench/median.h"
 #include "apps/bench/process.h"
+#include "apps/run/stop_request.h"
+#include "tensor/check.h"
 #include "tensor/storage.h"
 
 namespace nibble::bench {
@@ -39,15 +41,24 @@ std::int64_t memory_in_use(Device device) {
   return left ? left->total - left->free : 0;
 }
 
-void read_rows(TrainRun& run, const std::vector<nlohmann::json>& rows) {
+std::int64_t steps_of(const std::vector<nlohmann::json>& rows) {
+  return rows.empty() ? 0 : rows.back()["step"].get<std::int64_t>();
+}
+
+void read_rows(TrainRun& run, const std::vector<nlohmann::json>& rows, const Contender& c,
+               std::int64_t steps) {
   std::vector<double> speeds, hosts;
+  const profile::Steps traced(c.traced);
   for (const nlohmann::json& row : rows) {
-    if (row["step"].get<std::int64_t>() <= kWarmSteps) continue;
+    const auto step = row["step"].get<std::int64_t>();
+    if (step == steps && row.contains("loss") && row["loss"].is_number())
+      run.last_loss = row["loss"].get<double>();
+    if (step <= kWarmSteps || traced.covers(step)) continue;
     speeds.push_back(row["tokens_per_second"].get<double>());
     if (row.contains("host_seconds") && row["host_seconds"].is_number())
       hosts.push_back(row["host_seconds"].get<double>());
   }
-  run.steps = rows.empty() ? 0 : rows.back()["step"].get<std::int64_t>();
+  run.steps = steps_of(rows);
   run.tokens_per_second = median(speeds);
   if (!hosts.empty()) run.host_seconds = median(hosts);
   if (rows.empty()) return;
@@ -56,7 +67,7 @@ void read_rows(TrainRun& run, const std::vector<nlohmann::json>& rows) {
                ? rows.back()[key].get<double>()
                : 0.0;
   };
-  run.last_loss = last("loss");
+  if (run.last_loss == 0) run.last_loss = last("loss");
   run.tensors = static_cast<std::int64_t>(last("memory_peak"));
 }
 
@@ -68,11 +79,14 @@ Contender of_round(Contender c, int round) {
   };
   for (std::string& word : c.command) fill(word);
   fill(c.metrics);
+  fill(c.kernels);
   return c;
 }
 
-TrainRun run_once(const TrainOptions& o, const Contender& c, const std::string& place) {
-  TrainRun run{.name = c.name, .gpu = {}, .fault = {}};
+TrainRun run_once(const TrainOptions& o, const Contender& c, const std::string& place,
+                  const run::StopRequest& stop) {
+  TrainRun run;
+  run.name = c.name;
   const std::filesystem::path out = o.folder / (place + ".out"), err = o.folder / (place + ".err"),
                               metrics = c.metrics.empty() ? out : std::filesystem::path(c.metrics);
   const std::int64_t before = memory_in_use(o.device);
@@ -80,28 +94,43 @@ TrainRun run_once(const TrainOptions& o, const Contender& c, const std::string& 
   const Clock::time_point begin = Clock::now();
   Process process(c.command, out, err);
   std::optional<int> code;
+  const auto end = [&] {
+    process.kill();
+    code = process.wait();
+  };
+  bool enough = false;
   while (!(code = process.poll())) {
+    NIBBLE_CHECK(!stop.requested(), "bench", "stopped by signal {}", stop.signal());
     std::this_thread::sleep_for(std::chrono::milliseconds(run.first_step_seconds > 0 ? 50 : 10));
     if (run.first_step_seconds == 0 && !rows_of(metrics).empty()) {
       run.first_step_seconds = since(begin);
       watch.mark();
     }
+    enough = o.least_seconds > 0 && run.first_step_seconds > 0 &&
+             since(begin) - run.first_step_seconds >= o.least_seconds &&
+             steps_of(rows_of(metrics)) >= std::max(o.steps, c.traced.last);
+    if (enough) {
+      end();
+      break;
+    }
     if (since(begin) < o.seconds) continue;
-    process.kill();
-    code = process.wait();
+    end();
     run.fault = fmt::format("ended after {:.0f} s: --seconds", o.seconds);
     break;
   }
+  run.seconds = run.first_step_seconds > 0 ? since(begin) - run.first_step_seconds : 0;
   run.gpu = watch.stop();
   const std::vector<nlohmann::json> rows = rows_of(metrics);
-  read_rows(run, rows);
+  read_rows(run, rows, c, o.steps);
   if (run.first_step_seconds == 0 && !rows.empty()) run.first_step_seconds = since(begin);
   run.process = !o.device.is_cuda()    ? process.peak_host_memory()
                 : run.gpu.samples == 0 ? 0
                                        : std::max<std::int64_t>(run.gpu.memory - before, 0);
-  if (run.fault.empty() && *code != 0) run.fault = fmt::format("exit {}: {}", *code, tail_of(err));
+  if (run.fault.empty() && !enough && *code != 0)
+    run.fault = fmt::format("exit {}: {}", *code, tail_of(err));
   if (run.fault.empty() && run.steps <= kWarmSteps)
     run.fault = fmt::format("{} steps with a speed, expected more than {}", run.steps, kWarmSteps);
+  if (run.fault.empty() && !c.kernels.empty()) run.kernels = profile::read_profile(c.kernels);
   return run;
 }
 
@@ -131,11 +160,12 @@ TrainRun joined(const std::vector<TrainRun>& runs) {
 }  // namespace
 
 std::vector<TrainRun> bench_train(const TrainOptions& options) {
+  const run::StopRequest stop;
   std::vector<std::vector<TrainRun>> runs(options.contenders.size());
   for (int round = 0; round < options.rounds; ++round)
     for (std::size_t i = 0; i < options.contenders.size(); ++i) {
       runs[i].push_back(run_once(options, of_round(options.contenders[i], round),
-                                 fmt::format("{}-{}", i, round)));
+                                 fmt::format("{}-{}", i, round), stop));
       if (options.each) options.each(runs[i].back());
     }
   std::vector<TrainRun> rows;

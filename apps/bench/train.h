@@ -4,10 +4,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "apps/bench/gpu_watch.h"
+#include "apps/profile/kernel_profile.h"
+#include "tensor/profile.h"
 
 namespace nibble::bench {
 
@@ -19,6 +22,8 @@ struct Contender {
   // over. "{round}" in any of these words becomes the round's number: a folder of its own.
   std::vector<std::string> command;
   std::string metrics;
+  profile::Range traced{};  // steps whose kernels are timed: they don't count for the medians
+  std::string kernels;      // the file where their profile then lies; "": none
 };
 
 struct TrainRun {
@@ -31,6 +36,8 @@ struct TrainRun {
   std::int64_t tensors = 0;  // the program's own count of its peak, bytes; 0: not told
   std::int64_t process = 0;  // its peak on the device (on a CPU: resident), bytes; 0: not known
   GpuState gpu;
+  double seconds = 0;  // from the first row to the end
+  std::optional<profile::KernelProfile> kernels;
   std::string fault;  // what went wrong; then the rest means nothing
 };
 inline constexpr std::int64_t kWarmSteps = 10;
@@ -38,8 +45,11 @@ inline constexpr std::int64_t kWarmSteps = 10;
 struct TrainOptions {
   Device device = kCpu;
   std::vector<Contender> contenders;
-  int rounds = 1;                             // every contender once a round, in order
-  double seconds = 600;                       // a run that lasts longer is ended and is a fault
+  int rounds = 1;        // every contender once a round, in order
+  double seconds = 600;  // a run that lasts longer is ended and is a fault
+  // Not 0: a run is ended when it has had `steps` steps and lasted so long after its first row.
+  double least_seconds = 0;
+  std::int64_t steps = 0;                     // whose loss is told; 0: the last one's
   std::filesystem::path folder;               // for outputs; must exist
   std::function<void(const TrainRun&)> each;  // after every run
 };

@@ -8,6 +8,7 @@
 #include "apps/cli/dry_run.h"
 #include "apps/cli/memory_fit.h"
 #include "apps/cli/resume_config.h"
+#include "apps/profile/profile_table.h"
 #include "apps/train/plan_table.h"
 
 namespace nibble::cli {
@@ -18,7 +19,7 @@ struct Options {
   std::vector<std::string> configs, overrides;
   bool resume = false;
   double max_minutes = 0;
-  std::string graph = "auto", profile_steps;
+  std::string graph = "auto", profile_steps, kernels;
   Machinery machinery;
 };
 
@@ -45,23 +46,32 @@ profile::Range profile_range(const std::string& text, Device device) {
   return profile::parse_range(text);
 }
 
+void show_kernels(const std::filesystem::path& run) {
+  const std::filesystem::path file = run / train::kKernelsFile;
+  NIBBLE_CHECK(std::filesystem::exists(file), "kernels",
+               "the run ended before the last of the steps that --kernels named");
+  const profile::KernelProfile profile = profile::read_profile(file);
+  fmt::print("\n{}\n{}", profile::class_table(profile), profile::kernel_table(profile, 40));
+}
+
 int run_train(const Options& o, const std::vector<std::string>& argv) {
   const Device device = o.machinery.apply();
   config::Paths files;
   for (const std::string& list : o.configs)
     for (const auto& file : config::split_files(list)) files.push_back(file);
-  train::TrainOptions options{.config = o.resume
-                                            ? resume_config(o.output, files, o.overrides)
-                                            : train::read_config(config::load(files, o.overrides)),
-                              .output = o.output,
-                              .resume = o.resume,
-                              .init = o.init,
-                              .max_minutes = o.max_minutes,
-                              .device = device,
-                              .graph = graph_use(o.graph),
-                              .profile = profile_range(o.profile_steps, device),
-                              .command = argv,
-                              .log = stderr};
+  train::TrainOptions options{
+      .config = o.resume ? resume_config(o.output, files, o.overrides)
+                         : train::read_config(config::load(files, o.overrides)),
+      .output = o.output,
+      .resume = o.resume,
+      .init = o.init,
+      .max_minutes = o.max_minutes,
+      .device = device,
+      .graph = graph_use(o.graph),
+      .profile = profile_range(o.profile_steps, device),
+      .kernels = o.kernels.empty() ? profile::Range{} : profile::parse_range(o.kernels),
+      .command = argv,
+      .log = stderr};
   if (!o.tune.empty()) options.config.tune = o.tune;
   if (!o.dry_run.empty()) {
     if (const auto plans = train::use_plan_table(options.config.tune, device); !plans.note.empty())
@@ -70,7 +80,9 @@ int run_train(const Options& o, const std::vector<std::string>& argv) {
   }
   check_plan(options);
   try {
-    return exit_code(train::train(options));
+    const ExitCode code = exit_code(train::train(options));
+    if (!o.kernels.empty()) show_kernels(options.output);
+    return code;
   } catch (const OutOfMemory& e) {
     fail_with_what_would_fit(e, options);
   }
@@ -102,6 +114,9 @@ void add_train(CommandLine& line) {
   c->add_option("--profile-steps", o->profile_steps,
                 "FIRST:LAST: steps (from 1) that run kernel by kernel with NVTX ranges, between "
                 "cudaProfilerStart and Stop; for nsys --capture-range=cudaProfilerApi and ncu");
+  c->add_option("--kernels", o->kernels,
+                "FIRST:LAST: steps (from 1) whose kernels are timed as they run, in the graph too; "
+                "prints the time by class and by kernel, and keeps it in kernels.json of the run");
   c->add_flag("--dry-run{full}", o->dry_run,
               "Only say the memory, time and disk it takes; =plan runs no step for the time")
       ->check(CLI::IsMember({"full", "plan"}));

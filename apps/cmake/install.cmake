@@ -2,13 +2,13 @@
 # find_package(nibble) reads.
 include(CMakePackageConfigHelpers)
 
-set(components tensor quant autograd nn optim models data config run report train compare bench cli)
+set(components tensor quant autograd nn optim models data config run report profile train compare bench cli)
 list(TRANSFORM components PREPEND nibble_ OUTPUT_VARIABLE component_targets)
 install(TARGETS nibble RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(TARGETS ${component_targets} EXPORT nibble_targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}/nibble)
 
 # As in the source tree: #include "tensor/tensor.h". Kernels and their helpers stay inside.
-foreach(folder tensor quant autograd nn optim models data apps/config apps/run apps/report
+foreach(folder tensor quant autograd nn optim models data apps/config apps/run apps/report apps/profile
     apps/train apps/compare apps/bench apps/cli)
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/${folder}/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/nibble/${folder}
     FILES_MATCHING PATTERN "*.h"

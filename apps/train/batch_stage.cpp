@@ -10,16 +10,20 @@ namespace nibble::train {
 
 BatchStage::BatchStage(std::int64_t micro_batches, std::int64_t batch, std::int64_t length,
                        Device device)
-    : tokens_(batch * length), device_(device) {
+    : tokens_(batch * length), targets_at_((tokens_ + 63) / 64 * 64), device_(device) {
   const MemoryScope scope("batch");
-  for (std::int64_t i = 0; i < micro_batches; ++i)
-    pairs_.push_back({Tensor::zeros({batch, length}, DType::I32, device),
-                      Tensor::zeros({batch, length}, DType::I32, device)});
+  for (std::int64_t i = 0; i < micro_batches; ++i) {
+    both_.push_back(Tensor::zeros({2, targets_at_}, DType::I32, device));
+    const auto part = [&](std::int64_t which) {
+      return both_.back().select(0, which).slice(0, 0, tokens_).view({batch, length});
+    };
+    pairs_.push_back({part(0), part(1)});
+  }
 #ifdef NIBBLE_CUDA_BACKEND
   if (device.is_cuda()) {
     cuda::use(device.index);
     pinned_ = static_cast<std::int32_t*>(cuda::allocate_pinned(
-        static_cast<std::size_t>(2 * micro_batches * tokens_) * sizeof(std::int32_t)));
+        static_cast<std::size_t>(2 * micro_batches * targets_at_) * sizeof(std::int32_t)));
   }
 #endif
 }
@@ -31,25 +35,26 @@ BatchStage::~BatchStage() {
 }
 
 void BatchStage::put(std::int64_t micro, const Batch& batch) {
-  Pair& pair = pairs_.at(static_cast<std::size_t>(micro));
-  const auto copy = [&](Tensor& to, std::span<const std::int32_t> from,
-                        [[maybe_unused]] std::int64_t part) {
+  Tensor& both = both_.at(static_cast<std::size_t>(micro));
+  std::int32_t* to = nullptr;
+#ifdef NIBBLE_CUDA_BACKEND
+  if (device_.is_cuda()) to = pinned_ + 2 * micro * targets_at_;
+#endif
+  if (!to) to = both.data<std::int32_t>();
+  const auto write = [&](std::span<const std::int32_t> from, std::int32_t* at) {
     NIBBLE_CHECK(static_cast<std::int64_t>(from.size()) == tokens_, "batch",
                  "got {} tokens, expected {}", from.size(), tokens_);
-    to.bump_version();
-#ifdef NIBBLE_CUDA_BACKEND
-    if (device_.is_cuda()) {
-      std::int32_t* staged = pinned_ + (2 * micro + part) * tokens_;
-      std::copy(from.begin(), from.end(), staged);
-      cuda::use(device_.index);
-      cuda::copy_to_device(to.data<std::int32_t>(), staged, from.size_bytes());
-      return;
-    }
-#endif
-    std::copy(from.begin(), from.end(), to.data<std::int32_t>());
+    std::copy(from.begin(), from.end(), at);
   };
-  copy(pair.ids, batch.inputs, 0);
-  copy(pair.targets, batch.targets, 1);
+  write(batch.inputs, to);
+  write(batch.targets, to + targets_at_);
+  both.bump_version();
+#ifdef NIBBLE_CUDA_BACKEND
+  if (!device_.is_cuda()) return;
+  cuda::use(device_.index);
+  cuda::copy_to_device(both.data<std::int32_t>(), to,
+                       static_cast<std::size_t>(targets_at_ + tokens_) * sizeof(std::int32_t));
+#endif
 }
 
 }  // namespace nibble::train

@@ -27,10 +27,12 @@ class BatchStage {
   }
 
  private:
-  std::int64_t tokens_;  // of a micro-batch
+  std::int64_t tokens_;      // of a micro-batch
+  std::int64_t targets_at_;  // from its ids; whole vectors, so that both are aligned alike
   Device device_;
-  std::vector<Pair> pairs_;
-  std::int32_t* pinned_ = nullptr;  // [micro, 2, tokens], GPUs only
+  std::vector<Tensor> both_;        // ids and targets of a micro-batch, which one copy fills
+  std::vector<Pair> pairs_;         // parts of them
+  std::int32_t* pinned_ = nullptr;  // as both_, one after the other; GPUs only
 };
 
 }  // namespace nibble::train

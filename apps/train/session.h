@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 
+#include "apps/profile/step_kernels.h"
 #include "apps/run/events.h"
 #include "apps/run/metrics.h"
 #include "apps/run/progress.h"
@@ -46,6 +47,7 @@ class Session {
   void restore();
   void start_from(const std::filesystem::path& path);
   StepResult step();
+  void keep_kernels();
   // Queues the forward and backward pass of the batch that batches_ holds there.
   void micro_step(std::int64_t micro, Tape& tape, Telemetry* telemetry);
   // Queues all of a step whose batches are in place: no wait, no copy from or to the host.
@@ -69,6 +71,7 @@ class Session {
   TrainOptions options_;
   const TrainConfig& config_;
   UsedPlans plans_;
+  std::optional<profile::StepKernels> kernels_;
   Dataset dataset_;
   std::unique_ptr<Tokenizer> tokenizer_;  // null when no samples are drawn
   std::unique_ptr<LanguageModel> model_;
@@ -91,6 +94,7 @@ class Session {
   ScaleHistory scales_;
   std::optional<RecordedWork> recorded_;  // of a whole step; none: kernel by kernel
   bool warm_ = false;                     // a step has run
+  OperationCount operations_;             // of the step that was queued last
   std::uint64_t skipped_ = 0;
   std::int64_t step_ = 0;  // updates finished (skipped ones included)
   std::int64_t resumed_at_ = -1;

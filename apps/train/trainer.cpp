@@ -9,6 +9,7 @@
 #include "apps/train/weights.h"
 #include "optim/encodings.h"
 #include "quant/recipe.h"
+#include "tensor/atomic_file.h"
 #include "tensor/ops.h"
 
 namespace nibble::train {
@@ -55,12 +56,22 @@ UsedPlans checked_plans(const TrainOptions& options) {
   return use_plan_table(options.config.tune, options.device);
 }
 
+std::optional<profile::StepKernels> checked_kernels(const TrainOptions& options) {
+  const profile::Range steps = options.kernels;
+  if (steps.first == 0) return std::nullopt;
+  NIBBLE_CHECK(steps.last <= options.config.trainer.steps, "kernels",
+               "got steps up to {}, expected at most the run's {}", steps.last,
+               options.config.trainer.steps);
+  return std::make_optional<profile::StepKernels>(steps, options.device);
+}
+
 }  // namespace
 
 Session::Session(const TrainOptions& options)
     : options_(options),
       config_(options_.config),
       plans_(checked_plans(options_)),
+      kernels_(checked_kernels(options_)),
       dataset_(read_dataset(config_.data.path)),
       tokenizer_(sample_tokenizer(config_)),
       model_(checked_model(config_, dataset_, options.device)),
@@ -200,12 +211,14 @@ void Session::micro_step(std::int64_t micro, Tape& tape, Telemetry* telemetry) {
 }
 
 void Session::queue_step(Telemetry* telemetry) {
+  const OperationCount before = operation_count();
   for (std::int64_t micro = 0; micro < config_.trainer.accumulation; ++micro)
     micro_step(micro, tape_, telemetry);
   const ProfileRange range("update");
   queue_clip_gradients(parameters_, config_.trainer.clip, state_);
   optimizer_->step(state_);
   scales_.advance(state_);
+  operations_ = operation_count() - before;
 }
 
 // A recording keeps its memory; between its replays the rest may have it.
@@ -234,6 +247,7 @@ void Session::run_step(Telemetry* telemetry) {
 Session::StepResult Session::step() {
   const TrainerConfig& t = config_.trainer;
   const profile::Step profiled(profile_, step_ + 1, options_.device);
+  if (kernels_) kernels_->begin(step_ + 1);
   const auto begin = std::chrono::steady_clock::now();
   state_.begin(static_cast<std::uint32_t>(step_), schedule_(step_));
   const std::int64_t position = loader_->position();
@@ -251,7 +265,14 @@ Session::StepResult Session::step() {
     ++skipped_;
   }
   ++step_;
+  if (kernels_) keep_kernels();
   return result;
+}
+
+void Session::keep_kernels() {
+  if (const auto found = kernels_->end(step_, operations_))
+    write_file_atomically(folder_.path() / kKernelsFile, profile::to_json(*found).dump(1) + "\n",
+                          "kernels");
 }
 
 void Session::handle_not_finite(std::int64_t position, double loss, double norm) {

@@ -26,9 +26,13 @@ struct TrainOptions {
   Device device = kCpu;
   GraphUse graph = GraphUse::Auto;
   profile::Range profile{};          // steps that a profiler watches
+  profile::Range kernels{};          // steps whose kernels are timed, as they run: kKernelsFile
   std::vector<std::string> command;  // argv, for run.json
   std::FILE* log = stderr;           // progress and messages
 };
+
+// In the run's folder: apps/profile/kernel_profile.h.
+inline constexpr const char* kKernelsFile = "kernels.json";
 
 enum class Outcome : std::uint8_t {
   Finished,

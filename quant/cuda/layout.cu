@@ -31,8 +31,8 @@ __device__ void turn(std::uint32_t& a, std::uint32_t& b, std::uint32_t& c, std::
 // kRuns: rows of x and y start at aligned addresses and are whole runs.
 template <bool kRuns>
 __global__ void __launch_bounds__(kBlock, kTransposers)
-    transpose_kernel(std::uint8_t* y, const std::uint8_t* x, std::int64_t rows, std::int64_t cols,
-                     std::uint32_t across, std::uint32_t tiles) {
+    transpose_codes_kernel(std::uint8_t* y, const std::uint8_t* x, std::int64_t rows,
+                           std::int64_t cols, std::uint32_t across, std::uint32_t tiles) {
   alignas(16) __shared__ std::uint32_t tile[kTile][kTile / 4];
   using Run = Vector<std::uint8_t, kRun>;
   struct Part {
@@ -192,9 +192,9 @@ void quant_transpose(Tensor& y, const Tensor& x) {
                describe(x));
   const bool runs =
       rows % kRun == 0 && cols % kRun == 0 && is_aligned(in, kRun) && is_aligned(out, kRun);
-  launch(runs ? transpose_kernel<true> : transpose_kernel<false>, grid_for(tiles, 1, kTransposers),
-         kBlock, 0, out, in, rows, cols, static_cast<std::uint32_t>(across),
-         static_cast<std::uint32_t>(tiles));
+  launch(runs ? transpose_codes_kernel<true> : transpose_codes_kernel<false>,
+         grid_for(tiles, 1, kTransposers), kBlock, 0, out, in, rows, cols,
+         static_cast<std::uint32_t>(across), static_cast<std::uint32_t>(tiles));
 }
 
 void quant_pack(Tensor& packed, const Tensor& codes) {

@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(Tile::kBlock)
 
 template <bool kLog, class T, class Tile>
 __global__ void __launch_bounds__(Tile::kBlock)
-    backward_kernel(T* dx, const T* dy, const T* y, std::int64_t rows, int cols) {
+    softmax_backward_kernel(T* dx, const T* dy, const T* y, std::int64_t rows, int cols) {
   __shared__ float scratch[Tile::kBlockWarps];
   const std::int64_t row = Tile::row();
   const int n = row < rows ? cols : 0;
@@ -80,8 +80,8 @@ void backward(const char* op, Tensor& dx, const Tensor& dy, const Tensor& y) {
     const bool whole = are_whole_rows<T>(cols, dx.data<T>(), dy.data<T>(), y.data<T>());
     with_row_tile<T>(cols, whole, [&](auto tile) {
       using Tile = decltype(tile);
-      launch(backward_kernel<kLog, T, Tile>, Tile::blocks(y.rows()), Tile::kBlock, 0, dx.data<T>(),
-             dy.data<T>(), y.data<T>(), y.rows(), cols);
+      launch(softmax_backward_kernel<kLog, T, Tile>, Tile::blocks(y.rows()), Tile::kBlock, 0,
+             dx.data<T>(), dy.data<T>(), y.data<T>(), y.rows(), cols);
     });
   });
 }

@@ -3,16 +3,19 @@
 
     --peer "llm.c=python3 tests/bench/train_llmc.py BINARY TOKENS"
 
-TOKENS is a dataset's folder; llm.c reads the same shards (*train*.bin, *val*.bin). Its lines ("step 3/200 | loss … | … tok/s")
-become JSON objects. llm.c knows its models by depth (d12, d24, d36, d48), so that widths and heads must be GPT-2's.
+TOKENS is a dataset's folder; llm.c reads the same shards (*train*.bin, *val*.bin). Its lines ("step 3/200 | loss … | … ms | …")
+become JSON objects. llm.c knows its models by depth (d12, d24, d36, d48): width, heads and vocabulary must be GPT-2's.
 """
 import argparse
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 
-LINE = re.compile(r"step\s+(\d+)/\d+.*?loss\s+([\d.]+).*?([\d.]+) tok/s")
+LINE = re.compile(r"step\s+(\d+)/\d+.*?loss\s+([\d.]+).*?\|\s*([\d.]+) ms")
+WIDTHS = {12: (768, 12), 24: (1024, 16), 36: (1280, 20), 48: (1600, 25)}
 
 
 def main():
@@ -22,14 +25,21 @@ def main():
     for name in ("layers", "heads", "width", "vocab", "batch", "length", "accumulation", "steps"):
         parser.add_argument("--" + name, type=int, required=True)
     args = parser.parse_args()
+    binary = shutil.which(args.binary)
+    if binary is None:
+        sys.exit(f"train_llmc: {args.binary} is no program: build llm.c's train_gpt2cu (make train_gpt2cu USE_CUDNN=1) and name it")
+    if WIDTHS.get(args.layers) != (args.width, args.heads):
+        sys.exit(f"train_llmc: got {args.layers} layers, width {args.width} and {args.heads} heads, expected a GPT-2: "
+                 + ", ".join(f"{depth}: {width}, {heads}" for depth, (width, heads) in WIDTHS.items()))
     total = args.batch * args.length * args.accumulation
-    command = [args.binary, "-i", f"{args.tokens}/*train*.bin", "-j", f"{args.tokens}/*val*.bin", "-e", f"d{args.layers}", "-b",
-               str(args.batch), "-t", str(args.length), "-d", str(total), "-x", str(args.steps), "-v", "0", "-s", "0", "-r", "0"]
+    command = [os.path.abspath(binary), "-i", f"{args.tokens}/*train*.bin", "-j", f"{args.tokens}/*val*.bin", "-e",
+               f"d{args.layers}", "-b", str(args.batch), "-t", str(args.length), "-d", str(total), "-x", str(args.steps),
+               "-v", "0", "-s", "0", "-r", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if match := LINE.search(line):
-            print(json.dumps({"step": int(match[1]), "loss": float(match[2]), "tokens_per_second": float(match[3])}),
-                  flush=True)
+            print(json.dumps({"step": int(match[1]), "loss": float(match[2]),
+                              "tokens_per_second": total / (float(match[3]) / 1e3)}), flush=True)
     return process.wait()
 
 

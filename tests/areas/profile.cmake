@@ -1,0 +1,1 @@
+nibble_test(profile SOURCES test_profile.cpp LINK nibble::profile nibble::quant)
