@@ -1,6 +1,17 @@
 #include "autograd/parameter.h"
 
 namespace nibble {
+namespace {
+
+// Whether codes of one spec mean the same under the other: rounding and the form of the division
+// only decide which code a value gets.
+bool same_law(QuantSpec stored, const QuantSpec& wanted) {
+  stored.rounding = wanted.rounding;
+  stored.scaling = wanted.scaling;
+  return stored == wanted;
+}
+
+}  // namespace
 
 Shape Parameter::shape() const {
   if (const auto* q = std::get_if<QTensor>(&value_)) return q->shape();
@@ -35,6 +46,10 @@ Tensor Parameter::dense(DType dtype) {
     f.used = true, f.stale = false;
     return *cast;
   }
+  if (!keeps_encodings) {
+    const MemoryScope scope{"encodings"};
+    return q ? dequantize(*q, dtype) : dense->to(dtype);
+  }
   // One at a time: the largest weights have no room for two.
   std::erase_if(forms_, [](Form& f) { return !f.kept && std::holds_alternative<Tensor>(f.value); });
   const MemoryScope scope{"encodings"};
@@ -61,8 +76,8 @@ Parameter::Form* Parameter::find_codes(const QuantSpec& spec, bool transposed) {
 }
 
 QTensor Parameter::encoded(const QuantSpec& spec, bool transposed, const RngKey& key) {
-  if (const auto* q = std::get_if<QTensor>(&value_); q && !transposed && q->spec() == spec)
-    return *q;
+  if (const auto* q = std::get_if<QTensor>(&value_); q && !transposed && same_law(q->spec(), spec))
+    return QTensor(q->payload(), q->scales(), q->zeros(), q->global_scale(), spec, q->shape());
   if (Form* f = find_codes(spec, transposed); f && !f->stale) {
     f->used = true;
     return std::get<QTensor>(f->value);
@@ -76,6 +91,7 @@ QTensor Parameter::encoded(const QuantSpec& spec, bool transposed, const RngKey&
     return quantize(stored ? *stored : dense(DType::F32), spec, key, transposed);
   };
   QTensor codes = make();
+  if (!keeps_encodings) return codes;
   Form* const old = find_codes(spec, transposed);
   if (!old) {
     forms_.push_back({.value = codes, .transposed = transposed});
@@ -111,6 +127,11 @@ void Parameter::set_grad_buffer(Tensor buffer) {
   NIBBLE_CHECK(buffer.shape() == shape(), "parameter",
                "{}: got a gradient buffer {}, expected shape {}", name, describe(buffer), shape());
   grad_ = std::move(buffer);
+  has_grad_ = false;
+}
+
+void Parameter::release_grad() {
+  grad_ = Tensor();
   has_grad_ = false;
 }
 

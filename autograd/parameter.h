@@ -19,6 +19,9 @@ class Parameter {
 
   std::string name;           // module path and field: "blocks.0.attn.qkv.weight"
   bool requires_grad = true;  // false: frozen; no gradient is computed or stored
+  // false: casts and encodings live as long as their readers and are made anew for the next one,
+  // where there is no memory for a second form of every weight.
+  bool keeps_encodings = true;
 
   // A dense tensor, or a QTensor when weights are stored as codes.
   const Value& value() const { return value_; }
@@ -34,6 +37,7 @@ class Parameter {
   bool is_quantized() const { return std::holds_alternative<QTensor>(value_); }
   void set_value(Value value);  // shape must stay
   // The encoding of the matrix (or its transpose) under a spec; cached until the next update.
+  // Stored codes serve as they are where format and scales are the spec's, however it would round.
   QTensor encoded(const QuantSpec& spec, bool transposed, const RngKey& key);
   // Every in-place update must be followed by this: cached forms are dropped, kept ones stale.
   void bump_version();
@@ -61,6 +65,7 @@ class Parameter {
   Tensor& grad_buffer();  // allocated on first use
   const Tensor& grad() const { return grad_; }
   void set_grad_buffer(Tensor buffer);  // a view of an arena
+  void release_grad();                  // forgets the gradient and its buffer
   bool has_grad() const { return has_grad_; }
   void set_has_grad(bool has) { has_grad_ = has; }
 

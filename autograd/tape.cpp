@@ -24,11 +24,10 @@ bool is_finite(const Tensor& x) { return !is_float(x.dtype()) || ops::all_finite
 
 }  // namespace
 
-Var::Var(Parameter& parameter) : value_(parameter.value()), parameter_(&parameter) {
-  if (parameter.is_quantized()) value_ = parameter.dense(DType::F32);
-}
+Var::Var(Parameter& parameter) : value_(parameter.value()), parameter_(&parameter) {}
 
 const Tensor& Var::tensor() const {
+  if (stands_for_codes()) value_ = parameter_->dense(DType::F32);
   if (const auto* dense = std::get_if<Tensor>(&value_)) return *dense;
   const auto* encoded = std::get_if<Encoded>(&value_);
   NIBBLE_CHECK(encoded && encoded->dense().defined(), "var",
@@ -37,18 +36,25 @@ const Tensor& Var::tensor() const {
 }
 
 const Shape& Var::shape() const {
+  if (stands_for_codes()) return std::get<QTensor>(value_).shape();
   const auto* encoded = std::get_if<Encoded>(&value_);
   return encoded ? encoded->shape() : tensor().shape();
 }
 DType Var::dtype() const {
+  if (stands_for_codes()) return DType::F32;
   const auto* encoded = std::get_if<Encoded>(&value_);
   return encoded ? encoded->dtype() : tensor().dtype();
 }
 Device Var::device() const {
+  if (stands_for_codes()) return parameter_->device();
   const auto* encoded = std::get_if<Encoded>(&value_);
   return encoded && !encoded->dense().defined() && !encoded->encodings().empty()
              ? encoded->encodings().front().device()
              : tensor().device();
+}
+Var Var::detach() const {
+  if (stands_for_codes()) return Var(tensor());
+  return Var(value_);
 }
 
 void* TapeArena::allocate(std::size_t bytes, std::size_t align) {

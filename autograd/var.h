@@ -17,7 +17,8 @@ class Var {
   Var() = default;
   Var(Tensor constant) : value_(std::move(constant)) {}  // NOLINT: a tensor is a constant
   explicit Var(Value constant) : value_(std::move(constant)) {}
-  Var(Parameter& parameter);  // NOLINT: in the dtype it is stored in
+  // In the dtype it is stored in; codes are decoded to F32 when they are first read as a tensor.
+  Var(Parameter& parameter);  // NOLINT
 
   const Value& value() const { return value_; }
   // The dense tensor (of an Encoded: its dense part); throws Error("var") for codes.
@@ -30,7 +31,7 @@ class Var {
   double item() const { return tensor().item(); }
   bool tracked() const { return slot_ >= 0 || parameter_; }
   Parameter* parameter() const { return parameter_; }  // null unless it stands for one
-  Var detach() const { return Var(value_); }
+  Var detach() const;
   // How backward could make the value again (autograd/origin.h), null where it could not.
   const std::shared_ptr<const Origin>& origin() const { return origin_; }
   void set_origin(std::shared_ptr<const Origin> origin) { origin_ = std::move(origin); }
@@ -40,7 +41,9 @@ class Var {
 
  private:
   friend class Tape;
-  Value value_;
+  bool stands_for_codes() const { return parameter_ && std::holds_alternative<QTensor>(value_); }
+
+  mutable Value value_;
   std::int32_t slot_ = -1;
   std::uint64_t recording_ = 0;  // which recording the slot belongs to
   Parameter* parameter_ = nullptr;

@@ -20,8 +20,9 @@ constexpr std::array<Size, 4> kSizes{{{"gpt2", 12, 12, 768},
                                       {"gpt2-large", 36, 20, 1280},
                                       {"gpt2-xl", 48, 25, 1600}}};
 
-LinearOptions options_of(const Recipe& recipe, const std::string& path, bool bias, Device device) {
-  return {.bias = bias, .recipe = recipe.at(path), .dtype = DType::F32, .device = device};
+// Layers are names and shapes until initialise() gives them values.
+LinearOptions options_of(const Recipe& recipe, const std::string& path, bool bias) {
+  return {.bias = bias, .recipe = recipe.at(path), .dtype = DType::F32, .device = kMeta};
 }
 
 // The stream as one tensor, and its norm.
@@ -33,8 +34,8 @@ AddedNorm norm_of(Gpt2::Stream s, LayerNorm& norm, const std::optional<Wanted>& 
 
 // A layer of a block; `output`: from which level on its result is made again.
 LinearOptions block_options(const Gpt2Config& c, const Recipe& recipe, const std::string& path,
-                            Device device, std::optional<Recompute> output = {}) {
-  LinearOptions o = options_of(recipe, path, true, device);
+                            std::optional<Recompute> output = {}) {
+  LinearOptions o = options_of(recipe, path, true);
   if (c.recompute >= Recompute::Inputs) o.recipe.save = Save::Recompute;
   if (output && c.recompute >= *output) o.recipe.keep_output = false;
   return o;
@@ -68,16 +69,14 @@ void Gpt2Config::validate() const {
                heads);
 }
 
-Gpt2::Block::Block(const Gpt2Config& c, const Recipe& recipe, const std::string& path,
-                   Device device)
-    : ln1(c.width, c.norm_epsilon, DType::F32, device),
+Gpt2::Block::Block(const Gpt2Config& c, const Recipe& recipe, const std::string& path)
+    : ln1(c.width, c.norm_epsilon, DType::F32, kMeta),
       attn(c.width, static_cast<int>(c.heads), c.attention_dropout,
-           block_options(c, recipe, path + ".attn.qkv", device, Recompute::Products),
-           block_options(c, recipe, path + ".attn.proj", device, Recompute::Sums)),
-      ln2(c.width, c.norm_epsilon, DType::F32, device),
-      mlp(c.width, 4 * c.width, c.gelu,
-          block_options(c, recipe, path + ".mlp.fc1", device, Recompute::Mlp),
-          block_options(c, recipe, path + ".mlp.fc2", device)),
+           block_options(c, recipe, path + ".attn.qkv", Recompute::Products),
+           block_options(c, recipe, path + ".attn.proj", Recompute::Sums)),
+      ln2(c.width, c.norm_epsilon, DType::F32, kMeta),
+      mlp(c.width, 4 * c.width, c.gelu, block_options(c, recipe, path + ".mlp.fc1", Recompute::Mlp),
+          block_options(c, recipe, path + ".mlp.fc2")),
       attn_dropout(c.residual_dropout),
       mlp_dropout(c.residual_dropout) {}
 
@@ -111,12 +110,13 @@ Tensor positions_of(std::int64_t context, Device device) {
 
 }  // namespace
 
-Gpt2::Gpt2(const Gpt2Config& config, const Recipe& recipe, std::uint64_t seed, Device device)
+Gpt2::Gpt2(const Gpt2Config& config, const Recipe& recipe, std::uint64_t seed, Device device,
+           const Store& store)
     : config_((config.validate(), config)),
-      wte_(config.vocab, config.width, DType::F32, device),
-      wpe_(config.context, config.width, DType::F32, device),
+      wte_(config.vocab, config.width, DType::F32, kMeta),
+      wpe_(config.context, config.width, DType::F32, kMeta),
       embedding_dropout_(config.embedding_dropout),
-      ln_f_(config.width, config.norm_epsilon, DType::F32, device),
+      ln_f_(config.width, config.norm_epsilon, DType::F32, kMeta),
       positions_(positions_of(config.context, device)),
       head_recipe_(recipe.at("lm_head")) {
   config_.tie_embeddings = recipe.tie_embeddings.value_or(config.tie_embeddings);
@@ -124,20 +124,21 @@ Gpt2::Gpt2(const Gpt2Config& config, const Recipe& recipe, std::uint64_t seed, D
     Gpt2Config c = config;
     if (c.recompute_blocks >= 0 && i >= c.recompute_blocks)
       c.recompute = std::min(c.recompute, Recompute::Inputs);
-    blocks_.push_back(std::make_unique<Block>(c, recipe, fmt::format("blocks.{}", i), device));
+    blocks_.push_back(std::make_unique<Block>(c, recipe, fmt::format("blocks.{}", i)));
   }
   if (!config_.tie_embeddings)
-    lm_head_.emplace(config.width, config.vocab, options_of(recipe, "lm_head", false, device));
+    lm_head_.emplace(config.width, config.vocab, options_of(recipe, "lm_head", false));
   validate(head_recipe_);
   assign_paths(*this);
-  initialise(seed);
+  initialise(seed, device, store);
 }
 
-void Gpt2::initialise(std::uint64_t seed) {
+void Gpt2::initialise(std::uint64_t seed, Device device, const Store& store) {
   constexpr double kStd = 0.02;
   const double residual = kStd / std::sqrt(2.0 * static_cast<double>(config_.layers));
   for (Parameter* p : parameters(*this)) {
     const std::string& name = p->name;
+    p->set_value(Tensor::empty(p->shape(), DType::F32, device));
     if (p->shape().rank() == 2) {
       const bool projects = name.ends_with("attn.proj.weight") || name.ends_with("mlp.fc2.weight");
       init_normal(*p, 0, projects ? residual : kStd, seed);
@@ -146,6 +147,7 @@ void Gpt2::initialise(std::uint64_t seed) {
     } else {
       init_constant(*p, 1);  // norm gains
     }
+    if (store) store(*p);
   }
 }
 

@@ -1,6 +1,7 @@
 // GPT-2 (Radford et al. 2019): pre-norm transformer, learned positions, tanh GELU, tied embeddings.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -43,8 +44,11 @@ struct Gpt2Config {
 class Gpt2 : public LanguageModel {
  public:
   // Parameters are drawn from (seed, name): N(0, 0.02²), residual projections N(0, 0.02² /
-  // 2·layers).
-  Gpt2(const Gpt2Config& config, const Recipe& recipe, std::uint64_t seed, Device device = kCpu);
+  // 2·layers). `store` puts each into the form in which it is kept before the next one is drawn, so
+  // that the whole model is never there in F32.
+  using Store = std::function<void(Parameter&)>;
+  Gpt2(const Gpt2Config& config, const Recipe& recipe, std::uint64_t seed, Device device = kCpu,
+       const Store& store = {});
 
   Var hidden(const Tensor& ids);  // [B, T] → [B, T, C], after the last norm
   Var loss(const Tensor& ids, const Tensor& targets) override;
@@ -67,7 +71,7 @@ class Gpt2 : public LanguageModel {
   };
   class Block : public Module {
    public:
-    Block(const Gpt2Config& config, const Recipe& recipe, const std::string& path, Device device);
+    Block(const Gpt2Config& config, const Recipe& recipe, const std::string& path);
     Stream operator()(Stream in);
     Var extend(const Var& x, KvCache::Layer& layer, std::int64_t length);
     void visit(Visitor& v) override;
@@ -79,7 +83,7 @@ class Gpt2 : public LanguageModel {
   };
 
  private:
-  void initialise(std::uint64_t seed);
+  void initialise(std::uint64_t seed, Device device, const Store& store);
   Var embed(const Tensor& ids, std::int64_t first_position);
   Tensor project(const Tensor& hidden_rows);
 

@@ -28,8 +28,12 @@ NIBBLE_KERNEL(accumulate_loss, StepScalars* step, const Tensor& loss, double div
 // becomes max_norm / (norm + 1e-6) when max_norm is positive and the norm exceeds it (the 1e-6 is
 // torch.nn.utils.clip_grad_norm_'s; it keeps a zero norm from dividing).
 NIBBLE_KERNEL(clip_by_norm, StepScalars* step, const Tensor& squares, double max_norm)
+// The same for one parameter of many, of which none knows the others' norms: total += squares,
+// step.norm = √total, and step.clip is the parameter's own (1 where max_norm is 0 or not exceeded).
+NIBBLE_KERNEL(clip_parameter, StepScalars* step, Tensor& total /*F64, 1*/, const Tensor& squares,
+              double max_norm)
 // One more of `skipped` when the step is bad; otherwise of `updates`, and `number` (I32) becomes
-// that count: the step that the keys of the update's draws read.
+// that count: the step that the keys of the update's draws read. Either counter may be left out.
 NIBBLE_KERNEL(count_update, Tensor& updates, Tensor& skipped, Tensor& number,
               const StepScalars* step)
 // power1 ·= β₁, power2 ·= β₂ (F64; running products: no pow that differs between devices), and
@@ -58,15 +62,17 @@ struct StoredState {
 };
 // A parameter of an update as it lies in memory, a matrix [rows, cols].
 struct StoredUpdate {
-  Tensor weight;  // F32, or BF16: rounded by draws
+  Tensor weight;  // F32, or BF16: rounded by draws; or the payload of codes with a scale a row
+  Tensor weight_scales;
+  std::optional<QuantSpec> weight_spec;  // none: values
   std::uint32_t weight_site = 0;
   Tensor gradient;
   std::vector<StoredState> states;
   GroupRule group;
 };
 // adam for many parameters, m and v as they are stored: each is decoded to f32, updated and encoded
-// from the fresh values (dequantize, adam, quantize_into; stochastic_bf16 for weights), all bits
-// the same. Draws are those of `draws` at each one's site. What a GPU takes: optim/stored.h.
+// from the fresh values (dequantize, adam, quantize_into; stochastic_bf16 for bf16 weights), all
+// bits the same. Draws are those of `draws` at each one's site. What a GPU takes: optim/stored.h.
 NIBBLE_KERNEL(adam_stored, std::vector<StoredUpdate>& all, const AdamRule& rule,
               const StepScalars* step, const Tensor& corrections, const RngKey& draws)
 // g = clip·gradient; w ·= decay; m = μ·m + g; w −= lr·(nesterov ? g + μ·m : m). m undefined: plain

@@ -81,41 +81,52 @@ void Optimizer::zero_grad() {
   for (Entry& e : entries_) e.parameter->set_has_grad(false);
 }
 
-void Optimizer::step(StepState& state) {
+void Optimizer::check_home(const StepState& state) const {
   NIBBLE_CHECK(state.home() == home_, "optimizer",
                "got a step state on {}, expected it on {} with the parameters", state.home(),
                home_);
+}
+
+void Optimizer::step(StepState& state) {
+  check_home(state);
   NIBBLE_DISPATCH(home_,
                   count_update(counter("updates"), counter("skipped"), number_, state.scalars()));
   const std::vector<Parameter*> all = parameters();
   hold_encodings(all);
-  state.unless_bad([&] { update_all(state); });
+  state.unless_bad([&] {
+    begin_step();
+    std::vector<Entry*> ready;
+    for (Entry& e : entries_)
+      if (e.parameter->has_grad()) ready.push_back(&e);
+    update_entries(ready, state);
+  });
   // After a skipped step too: codes that were drawn for it are not the next one's.
   refresh_encodings(all);
   zero_grad();
 }
 
-void Optimizer::update_all(const StepState& state) {
+void Optimizer::update_entries(const std::vector<Entry*>& entries, const StepState& state) {
   // Only the updates that a recorded step may not hold need the host to know them.
   const StepScalars host = recordable() ? StepScalars{} : state.read();
-  begin_step();
   std::vector<StoredUpdate> all;
   std::vector<Parameter*> updated;
-  for (Entry& e : entries_) {
-    if (!e.parameter->has_grad()) continue;
+  for (Entry* e : entries) {
     // A plan for the CPU must have its scratch, and Meta does not know for whom it plans.
-    auto own = e.parameter->device().is_meta() ? decltype(stored(e))("meta") : stored(e);
+    auto own = e->parameter->device().is_meta() ? decltype(stored(*e))("meta") : stored(*e);
     if (auto* u = std::get_if<StoredUpdate>(&own)) {
       all.push_back(std::move(*u));
-      updated.push_back(e.parameter);
+      updated.push_back(e->parameter);
     } else {
-      update_entry(e, state, host);
+      update_entry(*e, state, host);
     }
   }
   if (all.empty()) return;
   const MemoryScope scope{"workspace"};
   update_stored(all, state.scalars(), draws(0));
-  for (Parameter* p : updated) p->storage().bump_version(), p->bump_version();
+  for (Parameter* p : updated) {
+    (p->is_quantized() ? p->quantized().payload() : p->storage()).bump_version();
+    p->bump_version();
+  }
 }
 
 void Optimizer::update_stored(std::vector<StoredUpdate>&, const StepScalars*, const RngKey&) {
@@ -125,9 +136,10 @@ void Optimizer::update_stored(std::vector<StoredUpdate>&, const StepScalars*, co
 std::variant<StoredUpdate, std::string> Optimizer::stored(const Entry& e) const {
   const Parameter& p = *e.parameter;
   if (!updates_stored()) return name() + " updates one parameter at a time";
-  const auto* weight = std::get_if<Tensor>(&p.value());
-  if (!weight) return "weights are codes";
-  StoredUpdate u{.weight = flat(*weight),
+  const auto* codes = std::get_if<QTensor>(&p.value());
+  StoredUpdate u{.weight = codes ? codes->payload() : flat(std::get<Tensor>(p.value())),
+                 .weight_scales = codes ? codes->scales() : Tensor(),
+                 .weight_spec = codes ? std::optional(codes->spec()) : std::nullopt,
                  .weight_site = rng_site(p.name, "weight"),
                  .gradient = p.has_grad() ? flat(p.grad()) : Tensor(),
                  .states = {},

@@ -46,6 +46,14 @@ class Optimizer {
   // nothing changes and the step is counted as skipped. Can be part of a RecordedWork when
   // recordable().
   void step(StepState& state);
+  // The same while gradients appear, which then need not be there all at once ("optimizer in
+  // backward"; LOMO, Lv et al. 2023): update_now for every parameter whose gradient is complete
+  // (Tape::on_grad_ready), which frees it, and finish_updates. The bits are step()'s without
+  // clipping; max_norm clips each gradient by its own norm (0: none). A loss that is not finite
+  // leaves the step out; a gradient that is not marks it bad: its parameter and those that come
+  // later keep their values, those before are updated already, and the step counts as both.
+  void update_now(Parameter& parameter, StepState& state, double max_norm = 0);
+  void finish_updates(StepState& state);
   // Whether update() reads what changes from step to step on the device alone.
   virtual bool recordable() const { return false; }
   void zero_grad();
@@ -107,7 +115,9 @@ class Optimizer {
     std::vector<CodecPtr> codecs;
     std::vector<EncodedState> states;
   };
-  void update_all(const StepState& state);
+  void check_home(const StepState& state) const;
+  void begin_updates(StepState& state);
+  void update_entries(const std::vector<Entry*>& entries, const StepState& state);
   // Its part of a call of update_stored, or the reason why it has none.
   std::variant<StoredUpdate, std::string> stored(const Entry& entry) const;
   void update_entry(Entry& entry, const StepState& state, const StepScalars& host);
@@ -120,7 +130,9 @@ class Optimizer {
   std::vector<StateSlot> slots_;
   std::vector<Entry> entries_;
   std::map<std::string, Tensor> counters_;
-  Tensor number_;  // I32: the count of updates as keys read it
+  Tensor number_;          // I32: the count of updates as keys read it
+  Tensor squares_;         // F64: of the gradients that update_now has met in this step
+  bool updating_ = false;  // between the first update_now of a step and finish_updates
   std::uint64_t seed_;
   Device home_;
 };

@@ -43,6 +43,15 @@ NIBBLE_HD inline void clip_by_norm(StepScalars& s, double squares, double max_no
     s.clip = static_cast<float>(max_norm / add(s.norm, 1e-6));
 }
 
+NIBBLE_HD inline void clip_parameter(StepScalars& s, double& total, double squares,
+                                     double max_norm) {
+  total = add(total, squares);
+  const double norm = std::sqrt(squares);
+  if (!is_finite(norm)) s.bad = 1;
+  s.norm = std::sqrt(total);
+  s.clip = max_norm > 0 && norm > max_norm ? static_cast<float>(max_norm / add(norm, 1e-6)) : 1.0f;
+}
+
 NIBBLE_HD inline void adam_corrections(float* corrections, double& power1, double& power2,
                                        double beta1, double beta2) {
   power1 = mul(power1, beta1);

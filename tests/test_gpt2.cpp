@@ -260,6 +260,30 @@ TEST_CASE("gpt2: initialisation") {
   CHECK_FALSE(same_bits(parameters(other)[0]->storage(), parameters(model)[0]->storage()));
 }
 
+TEST_CASE("gpt2: parameters that are stored as they are drawn have the bits of a whole model's") {
+  const Recipe recipe = recipes::parse("int8");
+  Gpt2 whole(tiny_gpt2(), recipe, 9);
+  for (Parameter* p : parameters(whole)) set_weight_storage_int8(*p);
+  Gpt2 drawn(tiny_gpt2(), recipe, 9, kCpu, set_weight_storage_int8);
+  const auto a = parameters(whole), b = parameters(drawn);
+  REQUIRE(a.size() == b.size());
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    CAPTURE(a[i]->name);
+    CHECK(b[i]->device() == kCpu);
+    CHECK(b[i]->is_quantized() == (a[i]->shape().rank() == 2));
+    CHECK(same_bits(a[i]->dense(), b[i]->dense()));
+  }
+  // And never is more than one of them there in F32.
+  reset_peak_memory(kCpu);
+  const std::int64_t before = memory_stats(kCpu).peak;
+  Gpt2Config config = tiny_gpt2();
+  config.layers = 12;
+  Gpt2 deep(config, recipe, 9, kCpu, set_weight_storage_int8);
+  std::int64_t elements = 0;
+  for (const Parameter* p : parameters(deep)) elements += p->numel();
+  CHECK(memory_stats(kCpu).peak - before < 2 * elements);
+}
+
 TEST_CASE("gpt2: names, sizes and the number of parameters") {
   const auto count = [](const Gpt2Config& c, const char* recipe) {
     std::int64_t n = 0;

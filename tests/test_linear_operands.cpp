@@ -83,11 +83,18 @@ TEST_CASE("linear: a weight is encoded once an update") {
   const LinearRecipe recipe = linear_recipe("int8_rowwise");
   const auto y = [&] { return linear(p.x, w, nullptr, recipe).tensor(); };
   const Tensor first = y();
-  const auto codes = [&](bool transposed) {
-    return w.encoded(*recipe.fprop.rhs.quant, transposed, {}).payload().raw();
+  const auto codes = [&](bool transposed = false) {
+    return w.encoded(*recipe.fprop.rhs.quant, transposed, {}).payload();
   };
-  CHECK(codes(false) == codes(false));
-  CHECK(codes(false) != codes(true));
+  CHECK(codes().same_storage(codes()));
+  CHECK_FALSE(codes().same_storage(codes(true)));
+  w.keeps_encodings = false;
+  w.bump_version();
+  CHECK_FALSE(codes().same_storage(codes()));
+  CHECK(same_bits(codes(), codes()));
+  CHECK_FALSE(w.dense(DType::BF16).same_storage(w.dense(DType::BF16)));
+  w.keeps_encodings = true;
+  CHECK(same_bits(y(), first));
   w.storage().copy_from(ops::affine(p.w, 2));
   CHECK(same_bits(y(), first));  // until the owner says that it changed
   const std::uint32_t version = w.version();
@@ -113,6 +120,13 @@ TEST_CASE("linear: a weight stored as codes is used as it is") {
   CHECK(same_bits(y.tensor(), run_linear(recipe, p).y));
   tape.backward(y, p.dy);
   CHECK(stored.grad().dtype() == DType::F32);
+  // However they were rounded.
+  QuantSpec rounds = *recipe.fprop.rhs.quant;
+  rounds.rounding = Rounding::Stochastic;
+  stored.set_value(quantize(p.w, rounds, {1, 2}));
+  const QTensor own = stored.encoded(*recipe.fprop.rhs.quant, false, {});
+  CHECK(own.payload().same_storage(stored.quantized().payload()));
+  CHECK(own.spec() == *recipe.fprop.rhs.quant);
   CHECK(distance(run_linear(recipe, p).dw, stored.grad()) < 1e-6);
 }
 

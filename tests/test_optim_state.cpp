@@ -247,8 +247,7 @@ TEST_CASE("optim: parameters that are updated as they are stored end with the ch
     };
     const auto apart =
         run([](auto groups, const auto& o) { return std::make_unique<AdamW>(groups, o); });
-    CHECK(apart.size() == std::max<std::size_t>(c.apart, 1));
-    CHECK(apart.back().name == "codes");
+    CHECK(apart.size() == c.apart);
     if (c.apart) CHECK(apart.front().reason.find("group") != std::string::npos);
     CHECK(run([](auto groups, const auto& o) {
             return std::make_unique<ChainAdamW>(groups, o);

@@ -80,6 +80,76 @@ TEST_CASE("train: a run stopped after every step ends in the bytes of one never 
   }
 }
 
+TEST_CASE("train: updates in backward end in the weights and states of updates at the end") {
+  const TempDir dir;
+  const auto data = make_dataset(dir);
+  for (const char* recipe : {"int8", "none,weights=bf16", "int8,weights=int8", "fp8_delayed"})
+    for (const bool checkpointed : {false, true}) {
+      CAPTURE(std::string(recipe));
+      CAPTURE(checkpointed);
+      const auto config = [&](const char* update) {
+        return tiny_config(data, {{"recipe", recipe},
+                                  {"model", {{"checkpoint_blocks", checkpointed}}},
+                                  {"trainer", {{"clip", 0}, {"update", update}}}});
+      };
+      const std::string name = fmt::format("{:08x}{}", rng_site(recipe, ""), checkpointed);
+      Run at_end(config("at_end"), dir / (name + "-end"));
+      Run whole(config("in_backward"), dir / (name + "-whole"));
+      CHECK(at_end.go() == Outcome::Finished);
+      CHECK(whole.go() == Outcome::Finished);
+      const Loaded a(list_checkpoints(at_end.checkpoints()).back().path),
+          b(list_checkpoints(whole.checkpoints()).back().path);
+      REQUIRE(a.tensors.size() == b.tensors.size());
+      for (std::size_t i = 0; i < a.tensors.size(); ++i) {
+        CAPTURE(a.tensors[i].first);
+        CHECK(same_bits(a.tensors[i].second, b.tensors[i].second));
+      }
+      Run pieces(config("in_backward"), dir / (name + "-pieces"));
+      pieces.options.max_minutes = 1e-9;
+      CHECK(pieces.go() == Outcome::TimeLimit);
+      while (pieces.resume() != Outcome::Finished) continue;
+      CHECK(pieces.final_bytes() == whole.final_bytes());
+    }
+}
+
+TEST_CASE("train: updates in backward refuse what needs all gradients at once") {
+  const auto message = [](const Json& trainer) {
+    return message_of([&] { tiny_config("data", {{"trainer", trainer}}); });
+  };
+  MESSAGE(message({{"update", "in_backward"}}));
+  CHECK(contains(message({{"update", "in_backward"}}),
+                 "trainer.clip: got 1 expected 0 with update \"in_backward\""));
+  CHECK(contains(message({{"update", "in_backward"}, {"clip", 0}, {"accumulation", 2}}),
+                 "trainer.accumulation: got 2 expected 1"));
+  CHECK(contains(message({{"clip_parameter", 1}}), "trainer.clip_parameter: got 1 expected 0"));
+  CHECK(contains(message({{"update", "later"}}), "trainer.update"));
+}
+
+TEST_CASE("train: updates in backward stop at a gradient that is not finite and say where") {
+  const TempDir dir;
+  const auto data = make_dataset(dir);
+  Run run(tiny_config(data,
+                      {{"recipe", "none"}, {"trainer", {{"clip", 0}, {"update", "in_backward"}}}}),
+          dir / "run");
+  run.options.max_minutes = 1e-9;
+  run.go();
+  const fs::path newest = list_checkpoints(run.checkpoints()).back().path;
+  Loaded loaded(newest);
+  loaded["blocks.0.mlp.fc1.weight"].data<float>()[1] = std::numeric_limits<float>::quiet_NaN();
+  save_checkpoint(newest, loaded.state, loaded.tensors);
+  const std::string message = message_of([&] { run.resume(); });
+  CHECK_MESSAGE(contains(message, "in module 'blocks.0.mlp.fc1'"), message);
+}
+
+TEST_CASE("train: keep=0 writes no checkpoint") {
+  const TempDir dir;
+  const auto data = make_dataset(dir);
+  Run run(tiny_config(data, {{"trainer", {{"keep", 0}}}}), dir / "run");
+  CHECK(run.go() == Outcome::Finished);
+  CHECK(list_checkpoints(run.checkpoints()).empty());
+  CHECK(run.metrics().back().contains("val_loss"));
+}
+
 TEST_CASE("train: accumulation over two micro-batches equals the whole batch") {
   const TempDir dir;
   const auto data = make_dataset(dir);

@@ -76,12 +76,13 @@ int dry_run(const train::TrainOptions& options, bool timed) {
       needed == plan.peak ? "" : fmt::format("; a process of {}", size_text(needed));
   fmt::print("memory: {} = {}{}; {} available\n", size_text(plan.peak), parts, process,
              available ? size_text(*available) : "unknown");
-  const auto files = static_cast<std::int64_t>(config.trainer.keep) + 1;
+  const std::int64_t files = config.trainer.keep ? config.trainer.keep + 1 : 0;
   const auto space =
       static_cast<std::int64_t>(fs::space(nearest_existing(options.output)).available);
-  fmt::print("disk: {} a checkpoint; {} kept and one in writing are {}; {} free\n",
-             size_text(plan.checkpoint), files - 1, size_text(files * plan.checkpoint),
-             size_text(space));
+  if (files > 0)
+    fmt::print("disk: {} a checkpoint; {} kept and one in writing are {}; {} free\n",
+               size_text(plan.checkpoint), files - 1, size_text(files * plan.checkpoint),
+               size_text(space));
   std::fflush(stdout);
   NIBBLE_CHECK(!available || needed <= *available, "dry-run",
                "memory is short: got {}, needs {}; what would fit: {}", size_text(*available),

@@ -48,12 +48,25 @@ std::optional<Change> checkpointed(const Change& from) {
 }
 
 std::optional<Change> in_parts(const Change& from, std::int64_t parts) {
-  if (parts == 1 || from.config.trainer.batch % parts != 0) return std::nullopt;
+  const train::TrainerConfig& t = from.config.trainer;
+  if (parts == 1 || t.batch % parts != 0 || t.update == train::UpdateTime::InBackward)
+    return std::nullopt;
   Change to = from;
   to.config.trainer.batch /= parts;
   to.config.trainer.accumulation *= parts;
   to.settings += fmt::format(" --set trainer.batch={} --set trainer.accumulation={}",
                              to.config.trainer.batch, to.config.trainer.accumulation);
+  return to;
+}
+
+// Without room for the gradients of all parameters; in place of the clip by their global norm.
+std::optional<Change> in_backward(const Change& from) {
+  const train::TrainerConfig& t = from.config.trainer;
+  if (t.update == train::UpdateTime::InBackward || t.accumulation > 1) return std::nullopt;
+  Change to = from;
+  to.config.trainer.update = train::UpdateTime::InBackward;
+  to.config.trainer.clip = 0;
+  to.settings += " --set trainer.update=in_backward --set trainer.clip=0";
   return to;
 }
 
@@ -150,6 +163,7 @@ std::string what_would_fit(const TrainConfig& config, std::int64_t vocab, std::i
   const Change all = by_recipe(blocks).value_or(blocks);
   if (const auto found = fitting(all, vocab, limit)) return *found;
   if (const auto found = fitting_parts(all, vocab, limit)) return *found;
+  if (const auto found = fitting(in_backward(all), vocab, limit)) return *found;
   return "no smaller batch fits; a smaller model might";
 }
 

@@ -82,18 +82,13 @@ OptimizerRegistry& optimizers() {
 std::unique_ptr<LanguageModel> build_model(const TrainConfig& config, std::int64_t dataset_vocab,
                                            Device device) {
   const Recipe recipe = recipes::parse(config.recipe);
-  auto model = std::make_unique<Gpt2>(gpt2_of(config.model, dataset_vocab), recipe,
-                                      config.trainer.seed, device);
-  if (recipe.weights != WeightStorage::F32) {
-    for (Parameter* p : parameters(*model)) {
-      if (p->shape().rank() < 2) continue;  // biases and norms are small and touchy
-      if (recipe.weights == WeightStorage::BF16)
-        set_weight_storage(*p, DType::BF16);
-      else
-        set_weight_storage_int8(*p);
-    }
-  }
-  return model;
+  const auto store = [kept = recipe.weights](Parameter& p) {
+    if (p.shape().rank() < 2) return;  // biases and norms are small and touchy
+    if (kept == WeightStorage::BF16) set_weight_storage(p, DType::BF16);
+    if (kept == WeightStorage::Int8) set_weight_storage_int8(p);
+  };
+  return std::make_unique<Gpt2>(gpt2_of(config.model, dataset_vocab), recipe, config.trainer.seed,
+                                device, store);
 }
 
 void allocate_gradients(const std::vector<Parameter*>& parameters) {

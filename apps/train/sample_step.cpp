@@ -19,7 +19,8 @@ SampleStep::SampleStep(const TrainConfig& config, std::int64_t dataset_vocab, De
       model_(counted_model(config, dataset_vocab, device)),
       optimizer_(build_optimizer(config, *model_)),
       state_(device),
-      scales_(device) {
+      scales_(device),
+      updates_(config.trainer, *optimizer_, state_, tape_) {
   const MemoryScope scope("batch");
   const std::int64_t length = config.data.sequence ? config.data.sequence : model_->context();
   const auto tokens = [&] {
@@ -48,8 +49,7 @@ void SampleStep::micro_step() {
 }
 
 void SampleStep::update() {
-  queue_clip_gradients(parameters(*model_), config_.trainer.clip, state_);
-  optimizer_->step(state_);
+  updates_.finish();
   scales_.advance(state_);
 }
 

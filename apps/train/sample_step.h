@@ -5,6 +5,7 @@
 
 #include "apps/train/batch_stage.h"
 #include "apps/train/build.h"
+#include "apps/train/updates.h"
 #include "autograd/tape.h"
 #include "quant/scale_history.h"
 
@@ -31,6 +32,7 @@ class SampleStep {
   StepState state_;
   ScaleHistory scales_;
   Tape tape_;
+  Updates updates_;
   std::vector<BatchStage::Pair> batches_;  // of all micro-batches, as a run has them
 };
 

@@ -19,6 +19,7 @@
 #include "apps/train/plan_table.h"
 #include "apps/train/samples.h"
 #include "apps/train/trainer.h"
+#include "apps/train/updates.h"
 #include "autograd/context.h"
 #include "autograd/telemetry.h"
 #include "data/dataset.h"
@@ -90,6 +91,7 @@ class Session {
   profile::Steps profile_;
   Schedule schedule_;
   Tape tape_;
+  Updates updates_;
   Telemetry telemetry_;
   ScaleHistory scales_;
   std::optional<RecordedWork> recorded_;  // of a whole step; none: kernel by kernel

@@ -19,6 +19,12 @@ const config::Words<NotFinite>& words_of(NotFinite) {
   return words;
 }
 
+const config::Words<UpdateTime>& words_of(UpdateTime) {
+  static const config::Words<UpdateTime> words{{"at_end", UpdateTime::AtEnd},
+                                               {"in_backward", UpdateTime::InBackward}};
+  return words;
+}
+
 TrainConfig read_config(const Json& json) {
   TrainConfig c = config::read<TrainConfig>(json);
   c.recipe = recipes::to_string(recipes::parse(c.recipe));

@@ -47,16 +47,25 @@ enum class NotFinite : std::uint8_t {
 };
 const config::Words<NotFinite>& words_of(NotFinite);
 
+enum class UpdateTime : std::uint8_t {
+  AtEnd,       // once all gradients are there
+  InBackward,  // each parameter as soon as its own gradient is, which is then freed
+};
+const config::Words<UpdateTime>& words_of(UpdateTime);
+
 struct TrainerConfig {
   std::int64_t steps = 1000, batch = 8, accumulation = 1;
   double lr = 6e-4, lr_floor = 0.1;
   std::string schedule = "cosine";
   std::int64_t warmup = 100, decay = 0;
-  double weight_decay = 0.1, clip = 1;
+  double weight_decay = 0.1;
+  double clip = 1;            // the global norm of all gradients to at most this; 0: not
+  double clip_parameter = 0;  // the same for each parameter's gradient, for updates in backward
+  UpdateTime update = UpdateTime::AtEnd;
   std::uint64_t seed = 1;
   NotFinite on_not_finite = NotFinite::Stop;
-  std::int64_t eval_every = 250, eval_batches = 0;  // 0 batches: the whole split
-  std::int64_t checkpoint_every = 500, keep = 2;
+  std::int64_t eval_every = 250, eval_batches = 0;   // 0 batches: the whole split
+  std::int64_t checkpoint_every = 500, keep = 2;     // keep 0: no checkpoint is written at all
   std::int64_t log_every = 10, telemetry_every = 0;  // 0: never
 };
 
@@ -133,12 +142,25 @@ void visit(V& v, TrainerConfig& c) {
   v("decay", c.decay, config::at_least(0));
   v("weight_decay", c.weight_decay, config::at_least(0.0));
   v("clip", c.clip, config::at_least(0.0));
+  v("clip_parameter", c.clip_parameter, config::at_least(0.0));
+  v("update", c.update);
+  const bool at_end = c.update == UpdateTime::AtEnd;
+  v.check(at_end || c.clip == 0, "clip",
+          "got {} expected 0 with update \"in_backward\", which never has all gradients at once; "
+          "set trainer.clip=0, and trainer.clip_parameter to clip each by its own norm",
+          c.clip);
+  v.check(at_end || c.accumulation == 1, "accumulation",
+          "got {} expected 1 with update \"in_backward\", which keeps no gradients to add to",
+          c.accumulation);
+  v.check(!at_end || c.clip_parameter == 0, "clip_parameter",
+          "got {} expected 0 unless update is \"in_backward\"; trainer.clip clips all together",
+          c.clip_parameter);
   v("seed", c.seed);
   v("on_not_finite", c.on_not_finite);
   v("eval_every", c.eval_every, config::at_least(0));
   v("eval_batches", c.eval_batches, config::at_least(0));
   v("checkpoint_every", c.checkpoint_every, config::at_least(0));
-  v("keep", c.keep, config::at_least(1));
+  v("keep", c.keep, config::at_least(0));
   v("log_every", c.log_every, config::at_least(1));
   v("telemetry_every", c.telemetry_every, config::at_least(0));
 }

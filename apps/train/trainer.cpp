@@ -85,6 +85,7 @@ Session::Session(const TrainOptions& options)
       batches_(config_.trainer.accumulation, config_.trainer.batch, sequence_, options.device),
       profile_(options.profile),
       schedule_(schedule_of(config_.trainer)),
+      updates_(config_.trainer, *optimizer_, state_, tape_),
       scales_(options.device) {
   allocate_gradients(parameters_);
   if (wants_graph(options_, *optimizer_)) recorded_.emplace(options.device);
@@ -215,8 +216,7 @@ void Session::queue_step(Telemetry* telemetry) {
   for (std::int64_t micro = 0; micro < config_.trainer.accumulation; ++micro)
     micro_step(micro, tape_, telemetry);
   const ProfileRange range("update");
-  queue_clip_gradients(parameters_, config_.trainer.clip, state_);
-  optimizer_->step(state_);
+  updates_.finish();
   scales_.advance(state_);
   operations_ = operation_count() - before;
 }
@@ -283,6 +283,7 @@ void Session::handle_not_finite(std::int64_t position, double loss, double norm)
   loader_->seek(position);
   Tape tape;
   tape.set_check_finite(true);
+  updates_.forget_gradients(tape);
   try {
     in_shared_memory([&] {
       for (std::int64_t micro = 0; micro < config_.trainer.accumulation; ++micro) {
@@ -296,15 +297,18 @@ void Session::handle_not_finite(std::int64_t position, double loss, double norm)
          "step {}: the loss is {} and the gradient norm {}: {}; the last checkpoint is at step {}",
          step_, loss, norm, e.what(), saved_at_);
   }
+  // Updates in backward have changed weights meanwhile: the second pass is another one.
   fail("train",
        "step {}: the loss is {} and the gradient norm {}, yet every operation of the batch is "
-       "finite: the "
-       "norm overflowed; lower trainer.lr",
-       step_, loss, norm);
+       "finite{}; lower trainer.lr",
+       step_, loss, norm,
+       config_.trainer.update == UpdateTime::AtEnd
+           ? ": the norm overflowed"
+           : " with the weights that were updated before it was seen");
 }
 
 void Session::save() {
-  if (saved_at_ == step_) return;
+  if (saved_at_ == step_ || config_.trainer.keep == 0) return;
   save_checkpoint(checkpoint_path(folder_.checkpoints(), step_), state(), tensors());
   saved_at_ = step_;
   prune_checkpoints(folder_.checkpoints(), config_.trainer.keep);
@@ -403,8 +407,9 @@ Outcome Session::run() {
     const bool late = options_.max_minutes > 0 && seconds_since(begin_) > 60 * options_.max_minutes;
     if ((late || stop_.requested()) && step_ < t.steps) {
       save();
-      progress_.message(fmt::format("stopped at step {} of {} ({}); --resume goes on", step_,
-                                    t.steps, late ? "time limit" : "signal"));
+      progress_.message(fmt::format("stopped at step {} of {} ({}); {}", step_, t.steps,
+                                    late ? "time limit" : "signal",
+                                    t.keep ? "--resume goes on" : "trainer.keep=0 kept nothing"));
       return late ? Outcome::TimeLimit : Outcome::Stopped;
     }
   }

@@ -26,13 +26,21 @@ void encode(StoredState& s, const Tensor& x, const RngKey& draws) {
 void adam_stored(std::vector<StoredUpdate>& all, const AdamRule& rule, const StepScalars* step,
                  const Tensor& corrections, const RngKey& draws) {
   for (StoredUpdate& u : all) {
+    const RngKey key{draws.seed, u.weight_site, draws.step};
+    std::optional<QTensor> codes;
+    if (u.weight_spec)
+      codes.emplace(u.weight, u.weight_scales, Tensor(), Tensor(), *u.weight_spec,
+                    u.weight.shape());
     const bool in_place = u.weight.dtype() == DType::F32;
-    Tensor w = in_place ? u.weight : u.weight.to(DType::F32);
+    Tensor w = codes ? dequantize(*codes) : in_place ? u.weight : u.weight.to(DType::F32);
     Tensor m = decoded(u.states[0], w.shape()), v = decoded(u.states[1], w.shape());
     adam(w, m, v, u.gradient, rule, u.group, step, corrections);
     encode(u.states[0], m, draws);
     encode(u.states[1], v, draws);
-    if (!in_place) stochastic_bf16(u.weight, w, {draws.seed, u.weight_site, draws.step});
+    if (codes)
+      quantize_into(*codes, w, key);
+    else if (!in_place)
+      stochastic_bf16(u.weight, w, key);
   }
 }
 

@@ -41,11 +41,16 @@ void clip_by_norm(StepScalars* step, const Tensor& squares, double max_norm) {
   update::clip_by_norm(*step, *squares.data<double>(), max_norm);
 }
 
+void clip_parameter(StepScalars* step, Tensor& total, const Tensor& squares, double max_norm) {
+  update::clip_parameter(*step, *total.data<double>(), *squares.data<double>(), max_norm);
+}
+
 void count_update(Tensor& updates, Tensor& skipped, Tensor& number, const StepScalars* step) {
   if (step->bad) {
-    *skipped.data<double>() += 1;
+    if (skipped.defined()) *skipped.data<double>() += 1;
     return;
   }
+  if (!updates.defined()) return;
   *updates.data<double>() += 1;
   *number.data<std::int32_t>() = static_cast<std::int32_t>(*updates.data<double>());
 }

@@ -15,12 +15,18 @@ __global__ void clip_kernel(StepScalars* step, const double* squares, double max
   update::clip_by_norm(*step, *squares, max_norm);
 }
 
+__global__ void clip_parameter_kernel(StepScalars* step, double* total, const double* squares,
+                                      double max_norm) {
+  update::clip_parameter(*step, *total, *squares, max_norm);
+}
+
 __global__ void count_kernel(double* updates, double* skipped, std::int32_t* number,
                              const StepScalars* step) {
   if (step->bad) {
-    *skipped += 1;
+    if (skipped) *skipped += 1;
     return;
   }
+  if (!updates) return;
   *updates += 1;
   *number = static_cast<std::int32_t>(*updates);
 }
@@ -41,9 +47,15 @@ void clip_by_norm(StepScalars* step, const Tensor& squares, double max_norm) {
   launch(clip_kernel, 1, 1, 0, step, squares.data<double>(), max_norm);
 }
 
+void clip_parameter(StepScalars* step, Tensor& total, const Tensor& squares, double max_norm) {
+  launch(clip_parameter_kernel, 1, 1, 0, step, total.data<double>(), squares.data<double>(),
+         max_norm);
+}
+
 void count_update(Tensor& updates, Tensor& skipped, Tensor& number, const StepScalars* step) {
-  launch(count_kernel, 1, 1, 0, updates.data<double>(), skipped.data<double>(),
-         number.data<std::int32_t>(), step);
+  const auto counter = [](Tensor& t) { return t.defined() ? t.data<double>() : nullptr; };
+  launch(count_kernel, 1, 1, 0, counter(updates), counter(skipped), number.data<std::int32_t>(),
+         step);
 }
 
 void adam_corrections(Tensor& corrections, Tensor& power1, Tensor& power2, double beta1,

@@ -38,7 +38,7 @@ struct StateTables {
   float values[256], bounds[256];
   std::uint32_t entries[1];  // book.entries() of them: start << 16 | (0xffff − low half of a bound)
 
-  static std::size_t bytes(const StateCode& c) {
+  NIBBLE_HD static std::size_t bytes(const StateCode& c) {
     return c.kind == StateCode::Kind::Int
                ? 0
                : sizeof(float) * 512 + sizeof(std::uint32_t) * c.book.entries();

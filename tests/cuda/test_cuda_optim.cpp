@@ -42,14 +42,15 @@ class ChainAdamW : public AdamW {
   bool updates_stored() const override { return false; }
 };
 
-// Tails of groups and of vectors, rows that begin anywhere, vectors, states that stay in f32.
-const std::vector<Shape> kShapes{{96, 160}, {48, 1600}, {40, 301}, {5000},
-                                 {33},      {70, 512},  {4, 4104}, {3, 2049}};
+// Tails of groups and of vectors, rows that begin anywhere, vectors, states that stay in f32, and
+// a row that no shared memory holds.
+const std::vector<Shape> kShapes{{96, 160}, {48, 1600}, {40, 301}, {5000},    {33},
+                                 {70, 512}, {4, 4104},  {3, 2049}, {2, 60000}};
 
 using Named = std::vector<std::pair<std::string, Tensor>>;
 
 // Weights, states and the last norm after some updates; in one of them a parameter has no gradient,
-// another one is skipped.
+// another one is skipped. Storage I8: codes with a scale a row.
 template <class Optimizer>
 Named train(Device device, const char* m, const char* v, DType storage, bool extreme) {
   std::vector<std::unique_ptr<Parameter>> own;
@@ -59,7 +60,10 @@ Named train(Device device, const char* m, const char* v, DType storage, bool ext
     own.push_back(std::make_unique<Parameter>(
         uniform({shape.numel()}, DType::F32, -1, 1, 50 + i).view(shape).to(device)));
     own.back()->name = fmt::format("p{}", i);
-    if (shape.rank() > 1) set_weight_storage(*own.back(), storage);
+    if (storage == DType::I8)
+      set_weight_storage_int8(*own.back());
+    else if (shape.rank() > 1)
+      set_weight_storage(*own.back(), storage);
     all.push_back(own.back().get());
   }
   AdamOptions options{.seed = 77};
@@ -95,7 +99,14 @@ Named train(Device device, const char* m, const char* v, DType storage, bool ext
     state.clear_bad();
   }
   Named end = adam.state_tensors();
-  for (Parameter* p : all) end.emplace_back(p->name, p->storage());
+  for (Parameter* p : all) {
+    if (!p->is_quantized()) {
+      end.emplace_back(p->name, p->storage());
+      continue;
+    }
+    end.emplace_back(p->name + "/codes", p->quantized().payload());
+    end.emplace_back(p->name + "/scales", p->quantized().scales());
+  }
   end.emplace_back("norm", Tensor::full({1}, norm, DType::F64));
   return end;
 }
@@ -116,7 +127,7 @@ GPU_TEST("cuda optim: an update of stored moments gives the bits of the chain an
       {"e2m1:group64:packed:pow2", "uint4:group128:packed:floor1e-08"},
       {"dyn8:row", "sim(dynu8:group256)"}};
   for (const auto& [m, v] : kMoments)
-    for (const DType storage : {DType::F32, DType::BF16})
+    for (const DType storage : {DType::F32, DType::BF16, DType::I8})
       for (const bool extreme : {false, true}) {
         if ((extreme && storage == DType::BF16) || !in_sample()) continue;
         CAPTURE(std::string(m));

@@ -1,0 +1,43 @@
+// Updates while gradients appear: none waits for another one's gradient.
+#include <algorithm>
+
+#include "optim/kernels.h"
+#include "optim/optimizer.h"
+
+namespace nibble {
+
+// Once the loss has said whether the step is bad, so that a bad one counts as skipped alone.
+void Optimizer::begin_updates(StepState& state) {
+  if (updating_) return;
+  check_home(state);
+  updating_ = true;
+  if (!squares_.defined()) squares_ = Tensor::zeros({1}, DType::F64, home_);
+  squares_.fill(0);
+  Tensor none;
+  NIBBLE_DISPATCH(home_, count_update(counter("updates"), none, number_, state.scalars()));
+  state.unless_bad([&] { begin_step(); });
+}
+
+void Optimizer::update_now(Parameter& p, StepState& state, double max_norm) {
+  if (!p.has_grad()) return;
+  begin_updates(state);
+  const auto entry = std::ranges::find(entries_, &p, &Entry::parameter);
+  NIBBLE_CHECK(entry != entries_.end(), "optimizer", "{} is in no group", p.name);
+  Tensor squares = Tensor::zeros({1}, DType::F64, home_);
+  NIBBLE_DISPATCH(p.device(), sum_squares_of_all(squares, {p.grad()}));
+  NIBBLE_DISPATCH(home_, clip_parameter(state.scalars(), squares_, squares, max_norm));
+  state.unless_bad([&] { update_entries({&*entry}, state); });
+  p.bump_version();
+  p.release_grad();
+}
+
+void Optimizer::finish_updates(StepState& state) {
+  begin_updates(state);
+  updating_ = false;
+  Tensor none;
+  NIBBLE_DISPATCH(home_, count_update(none, counter("skipped"), number_, state.scalars()));
+  for (Entry& e : entries_) e.parameter->bump_version();
+  zero_grad();
+}
+
+}  // namespace nibble
