@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernel_checks.h"
+#include "tensor/attention_route.h"
 #include "tensor/ops.h"
 
 using namespace nibble;
@@ -255,4 +256,40 @@ TEST_CASE("attention: errors name what is wrong") {
   o.dropout = 1;
   CHECK_THROWS_WITH_AS(ops::attention(q, q, q, o), "attention: got dropout 1, expected [0, 1)",
                        Error);
+}
+
+TEST_CASE("attention route: a function of the case and the device, in every build") {
+  using enum AttentionPass;
+  AttentionProblem p;
+  p.batch = 32, p.queries = p.keys = 1024, p.heads = p.key_heads = 12, p.width = 64;
+  const auto on_gpu = [&](AttentionPass pass) { return attention_route(p, pass, cuda_device()); };
+  const bool has_cudnn = cudnn_attention_refusal(p, Forward).empty();
+  const std::string absent = "cuDNN attention is not in this build";
+  CHECK(attention_route(p, Forward, kCpu).name == "cpu bf16");
+  for (const AttentionPass pass : {Forward, Backward}) {
+    CHECK(on_gpu(pass).name == "wgmma bf16");
+    CHECK(on_gpu(pass).reason == (has_cudnn ? "faster here than cuDNN" : absent));
+    CHECK_FALSE(takes_cudnn_attention(p, pass));
+  }
+  const auto check = [&](const char* name, const std::string& why) {
+    CHECK(on_gpu(Forward).name == name);
+    CHECK(on_gpu(Forward).reason == (has_cudnn ? why : absent));
+  };
+  p.queries = p.keys = 4096;
+  check(has_cudnn ? "cudnn" : "wgmma bf16", "faster here than the library's own");
+  p.queries = p.keys = 1024, p.width = 96;
+  check(has_cudnn ? "cudnn" : "wgmma bf16", "faster here than the library's own");
+  CHECK(takes_cudnn_attention(p, Forward) == has_cudnn);
+  p.dropout = 0.1;
+  check("wgmma bf16", "cuDNN draws dropout of its own");
+  p.dropout = 0, p.aligned = false;
+  check("wgmma bf16", "rows do not start at multiples of 16 bytes");
+  p.aligned = true, p.queries = p.keys = 1000;
+  check("wgmma bf16", "cuDNN serves multiples of 64 queries and 128 keys");
+  p.queries = 1024, p.keys = 2048;
+  check("wgmma bf16", "cuDNN's causal mask wants as many keys as queries");
+  p.keys = 1024, p.width = 136;
+  CHECK(on_gpu(Forward).name == "mma bf16");
+  p.dtype = DType::F32;
+  CHECK(on_gpu(Forward).name == "fma f32");
 }

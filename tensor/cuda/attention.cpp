@@ -13,41 +13,7 @@ bool attention_aligned(const Tensor& x) {
   return true;
 }
 
-AttentionProblem::AttentionProblem(const Tensor& q, const Tensor& k, const AttentionOptions& o)
-    : dtype(q.dtype()),
-      batch(q.size(0)),
-      queries(q.size(1)),
-      keys(k.size(1)),
-      heads(q.size(2)),
-      key_heads(k.size(2)),
-      width(q.size(3)),
-      causal(o.causal),
-      dropout(o.dropout) {}
-
-namespace {
-
-// Measured beside cuDNN's deterministic backward (attention_bench): the library's own takes 0.74 of
-// its time at width 64, 0.94 at 128 under the causal mask, more elsewhere; forward passes are equal
-// or slower.
-bool is_own_faster(const AttentionProblem& p, AttentionPass pass) {
-  if (pass == AttentionPass::kForward || p.dtype != DType::BF16) return false;
-  return p.width <= 64 || (p.width == 128 && p.causal);
-}
-bool takes_cudnn(const AttentionProblem& problem, AttentionPass pass) {
-  return cudnn_attention_supports(problem, pass) && !is_own_faster(problem, pass);
-}
-
-}  // namespace
-
-std::string_view attention_route(const AttentionProblem& problem, AttentionPass pass) {
-  if (takes_cudnn(problem, pass)) return "cudnn";
-  if (problem.dtype != DType::BF16) return "fma f32";
-  return problem.width <= kMaxWgmmaWidth ? "wgmma bf16" : "mma bf16";
-}
-
-#ifndef NIBBLE_HAS_CUDNN
-bool cudnn_attention_supports(const AttentionProblem&, AttentionPass) { return false; }
-#else
+#ifdef NIBBLE_HAS_CUDNN
 namespace {
 
 AttentionProblem problem_of(std::initializer_list<const Tensor*> operands, const Tensor& q,
@@ -63,7 +29,7 @@ AttentionProblem problem_of(std::initializer_list<const Tensor*> operands, const
 void attention(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
                const AttentionOptions& options) {
 #ifdef NIBBLE_HAS_CUDNN
-  if (takes_cudnn(problem_of({&q, &k, &v, &out}, q, k, options), AttentionPass::kForward))
+  if (takes_cudnn_attention(problem_of({&q, &k, &v, &out}, q, k, options), AttentionPass::Forward))
     return cudnn_attention(out, lse, q, k, v, options);
 #endif
   own_attention(out, lse, q, k, v, options);
@@ -73,8 +39,8 @@ void attention_backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout, 
                         const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
                         const AttentionOptions& options) {
 #ifdef NIBBLE_HAS_CUDNN
-  if (takes_cudnn(problem_of({&q, &k, &v, &out, &dout, &dq, &dk, &dv}, q, k, options),
-                  AttentionPass::kBackward))
+  if (takes_cudnn_attention(problem_of({&q, &k, &v, &out, &dout, &dq, &dk, &dv}, q, k, options),
+                  AttentionPass::Backward))
     return cudnn_attention_backward(dq, dk, dv, dout, q, k, v, out, lse, options);
 #endif
   own_attention_backward(dq, dk, dv, dout, q, k, v, out, lse, options);

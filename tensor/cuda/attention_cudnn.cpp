@@ -108,22 +108,9 @@ void* address(const Tensor& x) { return const_cast<std::byte*>(x.raw()); }
 
 }  // namespace
 
-// The deterministic backward keeps all of dP, in bf16 and in multiples of 64 queries by 128 keys,
-// on this generation of GPUs: past a bound our own kernels serve, which need O(T).
-bool cudnn_attention_supports(const AttentionProblem& p, AttentionPass pass) {
-  constexpr std::int64_t kMaxGradientBytes = std::int64_t{2} << 30;
-  // Whole tiles only: generation would otherwise build a graph for every length that it passes.
-  const bool whole = p.queries > 0 && p.keys > 0 && p.queries % 64 == 0 && p.keys % 128 == 0;
-  return p.dtype == DType::BF16 && p.dropout == 0 && p.aligned && p.batch > 0 && p.heads > 0 &&
-         p.width > 0 && p.width % 8 == 0 && p.width <= 128 && whole &&
-         (!p.causal || p.queries == p.keys) &&
-         (pass == AttentionPass::kForward ||
-          2 * p.batch * p.heads * p.queries * p.keys <= kMaxGradientBytes);
-}
-
 void cudnn_attention(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
                      const AttentionOptions& options) {
-  const Key key = key_of(AttentionPass::kForward, options, {&q, &k, &v, &out});
+  const Key key = key_of(AttentionPass::Forward, options, {&q, &k, &v, &out});
   const Graph& graph = cached_graph(key, [&](Graph& g) {
     auto attributes = fe::graph::SDPA_attributes()
                           .set_name("attention")
@@ -150,7 +137,7 @@ void cudnn_attention_backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& 
                               const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
                               const Tensor& lse, const AttentionOptions& options) {
   const Key key =
-      key_of(AttentionPass::kBackward, options, {&q, &k, &v, &out, &dout, &dq, &dk, &dv});
+      key_of(AttentionPass::Backward, options, {&q, &k, &v, &out, &dout, &dq, &dk, &dv});
   const Graph& graph = cached_graph(key, [&](Graph& g) {
     auto attributes = fe::graph::SDPA_backward_attributes()
                           .set_name("attention_backward")

@@ -56,10 +56,9 @@ HeadsView<T> view(Tensor& x) {
   return {x.data<T>(), x.strides()[0], x.strides()[1], x.strides()[2]};
 }
 
-// The tensor-core kernels read 16 bytes at a time, some by the copy engine, which steps over every
-// element. Where rows do not start at such a multiple, or repeat by a stride of 0, they read a copy
-// (the kernels fill up with zeros past the head width).
-Tensor readable(const Tensor& x) {
+}  // namespace
+
+Tensor readable_heads(const Tensor& x) {
   bool repeats = false;
   for (int dim = 0; dim < 3; ++dim) repeats = repeats || (x.size(dim) > 1 && x.strides()[dim] == 0);
   if (x.dtype() != DType::BF16 || x.numel() == 0 || (attention_aligned(x) && !repeats)) return x;
@@ -71,6 +70,8 @@ Tensor readable(const Tensor& x) {
   copy(y, x);
   return y;
 }
+
+namespace {
 
 AttentionShape shape_of(const Tensor& q, const Tensor& k, const AttentionOptions& o) {
   const auto at = [](std::int64_t n) { return static_cast<int>(n); };
@@ -94,12 +95,16 @@ AttentionDropout dropout_of(const AttentionOptions& o) {
 }
 
 template <class T>
+ForwardArguments<T> arguments_of(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k,
+                                 const Tensor& v, const AttentionOptions& o) {
+  return {shape_of(q, k, o),      view<T>(q),        view<T>(k),   view<T>(v), view<T>(out),
+          attention_aligned(out), lse.data<float>(), dropout_of(o)};
+}
+template <class T>
 void forward(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
              const AttentionOptions& o) {
-  const Tensor rq = readable(q), rk = readable(k), rv = readable(v);  // alive until launched
-  launch_attention(ForwardArguments<T>{shape_of(q, k, o), view<T>(rq), view<T>(rk), view<T>(rv),
-                                       view<T>(out), attention_aligned(out), lse.data<float>(),
-                                       dropout_of(o)});
+  const Tensor rq = readable_heads(q), rk = readable_heads(k), rv = readable_heads(v);
+  launch_attention(arguments_of<T>(out, lse, rq, rk, rv, o));
 }
 
 template <class T>
@@ -108,7 +113,8 @@ void backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout, const Tens
               const AttentionOptions& o) {
   constexpr float kLog2E = 1.44269504f;
   const AttentionShape shape = shape_of(q, k, o);
-  const Tensor rq = readable(q), rk = readable(k), rv = readable(v), rdout = readable(dout);
+  const Tensor rq = readable_heads(q), rk = readable_heads(k), rv = readable_heads(v);
+  const Tensor rdout = readable_heads(dout);
   const std::int64_t heads = q.size(0) * q.size(2);
   const std::int64_t padded = ceil_div(q.size(1), kStatsPadding) * kStatsPadding;
   Tensor stats = Tensor::empty({heads, padded, 2}, DType::F32, q.device());
@@ -125,6 +131,12 @@ void backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout, const Tens
 }
 
 }  // namespace
+
+ForwardArguments<bfloat16> forward_arguments(Tensor& out, Tensor& lse, const Tensor& q,
+                                             const Tensor& k, const Tensor& v,
+                                             const AttentionOptions& options) {
+  return arguments_of<bfloat16>(out, lse, q, k, v, options);
+}
 
 void own_attention(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
                    const AttentionOptions& options) {

@@ -66,12 +66,31 @@ inline constexpr int kStatsPadding = 64;
 // current device; repeating it costs less than remembering it for each.
 template <class Arguments>
 void launch_tiles(void (*kernel)(Arguments), std::int64_t blocks, int threads, int shared,
-                  const Arguments& arguments) {
+                  const Arguments& arguments, int blocks_a_cluster = 1) {
+  if (blocks == 0) return;
   NIBBLE_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                          cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-  launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
-         static_cast<std::size_t>(shared), arguments);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(shared);
+  config.stream = stream();
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(blocks_a_cluster), 1, 1};
+  config.attrs = &cluster;
+  config.numAttrs = blocks_a_cluster > 1 ? 1 : 0;
+  NIBBLE_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments));
 }
+
+// The tensor-core kernels read 16 bytes at a time, some by the copy engine, which steps over every
+// element. Where rows do not start at such a multiple, or repeat by a stride of 0, this is a copy
+// (the kernels fill up with zeros past the head width), to be kept until they are launched.
+Tensor readable_heads(const Tensor& x);
+// Of operands that are readable.
+ForwardArguments<bfloat16> forward_arguments(Tensor& out, Tensor& lse, const Tensor& q,
+                                             const Tensor& k, const Tensor& v,
+                                             const AttentionOptions& options);
 
 // The launches of each unit.
 void launch_attention(const ForwardArguments<bfloat16>& a);

@@ -36,6 +36,29 @@ struct Roles {
   }
 };
 
+// Which tile of which head a block takes: head by head, so that neighbours share in L2 what streams
+// past, and the longest first under a causal mask. The last heads go tile by tile: of theirs, too,
+// the longest come first, for one that started last would outlast all others.
+struct TileOrder {
+  int tiles, heads, apart;  // apart: heads that go one by one
+
+  // `slots`: blocks (clusters) that a GPU holds at once.
+  TileOrder(int all_tiles, int all_heads, bool causal, std::int64_t slots)
+      : tiles(all_tiles), heads(all_heads) {
+    const std::int64_t together = causal && tiles > 0 ? ceil_div(2 * slots, tiles) : 0;
+    apart = static_cast<int>(::max(heads - together, std::int64_t{0}));
+  }
+  struct Place {
+    int tile, head;  // tile 0 is the longest
+  };
+  __device__ Place place(int i) const {
+    if (i < apart * tiles) return {i % tiles, i / tiles};
+    const int together = heads - apart;
+    i -= apart * tiles;
+    return {i / together, apart + i % together};
+  }
+};
+
 // Barriers of kCount stages at `address`; consumers free a stage warp by warp.
 template <int kCount, class R>
 class Stages {

@@ -24,13 +24,16 @@ struct BackwardTiling : Roles<kGroups_, kBlocks_> {
 
 struct BackwardMaps {
   BackwardArguments<bfloat16> a;
+  TileOrder order;
   CUtensorMap q, k, v, dout;
 };
 // `query_box` and `key_box`: rows of a tile of queries and of keys.
-inline BackwardMaps backward_maps(const BackwardArguments<bfloat16>& a, int query_box,
-                                  int key_box) {
+inline BackwardMaps backward_maps(const BackwardArguments<bfloat16>& a, const TileOrder& order,
+                                  int query_box, int key_box) {
   const AttentionShape& s = a.shape;
-  return {a, map_of(a.q, s, s.queries, s.heads, query_box),
+  return {a,
+          order,
+          map_of(a.q, s, s.queries, s.heads, query_box),
           map_of(a.k, s, s.keys, s.key_heads, key_box),
           map_of(a.v, s, s.keys, s.key_heads, key_box),
           map_of(a.dout, s, s.queries, s.heads, query_box)};

@@ -24,9 +24,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   extern __shared__ __align__(1024) char shared[];
   const BackwardArguments<bfloat16>& a = maps.a;
   const AttentionShape& shape = a.shape;
-  const int tiles = (shape.keys + C::kRows - 1) / C::kRows;
-  const int tile = static_cast<int>(blockIdx.x) % tiles;  // the first see most queries
-  const int head = static_cast<int>(blockIdx.x) / tiles;
+  const auto [tile, head] = maps.order.place(static_cast<int>(blockIdx.x));
   const int b = head / shape.key_heads, key_head = head % shape.key_heads;
   const int heads = shape.heads / shape.key_heads;
   const int s0 = tile * C::kRows;
@@ -195,9 +193,12 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
 template <class C>
 void launch_keys(const BackwardArguments<bfloat16>& a) {
   const AttentionShape& s = a.shape;
+  const auto tiles = static_cast<int>(ceil_div(s.keys, C::kRows));
+  const int heads = s.batch * s.key_heads;
+  const TileOrder order(tiles, heads, s.causal, std::int64_t{multiprocessors()} * C::kBlocks);
   launch_tiles(a.dropout.active() ? key_gradients<C, true> : key_gradients<C, false>,
-               ceil_div(s.keys, C::kRows) * s.batch * s.key_heads, C::kThreads, C::kShared,
-               backward_maps(a, C::kStep, kGroupRows));
+               std::int64_t{tiles} * heads, C::kThreads, C::kShared,
+               backward_maps(a, order, C::kStep, kGroupRows));
 }
 
 }  // namespace

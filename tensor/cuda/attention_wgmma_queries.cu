@@ -21,9 +21,8 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   extern __shared__ __align__(1024) char shared[];
   const BackwardArguments<bfloat16>& a = maps.a;
   const AttentionShape& shape = a.shape;
-  const int tiles = (shape.queries + C::kRows - 1) / C::kRows;
-  const int head = static_cast<int>(blockIdx.x) / tiles;
-  const int t0 = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * C::kRows;
+  const auto [shortness, head] = maps.order.place(static_cast<int>(blockIdx.x));
+  const int t0 = (maps.order.tiles - 1 - shortness) * C::kRows;
   const int b = head / shape.heads, h = head % shape.heads, key_head = shape.key_head(h);
 
   const std::uint32_t queries = shared_address(shared), douts = queries + C::kOwnBytes;
@@ -184,9 +183,12 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
 template <class C>
 void launch_queries(const BackwardArguments<bfloat16>& a) {
   const AttentionShape& s = a.shape;
+  const auto tiles = static_cast<int>(ceil_div(s.queries, C::kRows));
+  const int heads = s.batch * s.heads;
+  const TileOrder order(tiles, heads, s.causal, std::int64_t{multiprocessors()} * C::kBlocks);
   launch_tiles(a.dropout.active() ? query_gradients<C, true> : query_gradients<C, false>,
-               ceil_div(s.queries, C::kRows) * s.batch * s.heads, C::kThreads, C::kShared,
-               backward_maps(a, kGroupRows, C::kStep));
+               std::int64_t{tiles} * heads, C::kThreads, C::kShared,
+               backward_maps(a, order, kGroupRows, C::kStep));
 }
 
 }  // namespace

@@ -85,7 +85,7 @@ void measure(const Row& r, int repeats) {
                            : ", no mask",
              forward, operations / forward, both, 3.5 * operations / both);
 #ifdef NIBBLE_HAS_CUDNN
-  if (cuda::cudnn_attention_supports({own.q, own.k, own.options}, cuda::AttentionPass::kBackward)) {
+  if (cudnn_attention_refusal({own.q, own.k, own.options}, AttentionPass::Backward).empty()) {
     Call theirs(r, packed, dout);
     theirs.cudnn_forward(), theirs.cudnn_backward();
     const double f = median_ms(repeats, [&] { theirs.cudnn_forward(); }),

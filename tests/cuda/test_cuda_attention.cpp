@@ -290,28 +290,3 @@ GPU_TEST("cuda attention: what it cannot do, it says") {
   const Tensor f64 = Tensor::zeros({1, 4, 1, 8}, DType::F64).to(kGpu);
   CHECK_THROWS_AS(ops::attention(f64, f64, f64, {}), Error);
 }
-
-TEST_CASE("cuda attention: the route is a function of the case") {
-  cuda::AttentionProblem p;
-  p.batch = 32, p.queries = p.keys = 1024, p.heads = p.key_heads = 12, p.width = 64;
-  const auto route = [&] { return cuda::attention_route(p, cuda::AttentionPass::kForward); };
-  CHECK(
-      route() ==
-      (cuda::cudnn_attention_supports(p, cuda::AttentionPass::kForward) ? "cudnn" : "wgmma bf16"));
-  const auto backward = [&] { return cuda::attention_route(p, cuda::AttentionPass::kBackward); };
-  CHECK(backward() == "wgmma bf16");  // faster than cuDNN's deterministic one
-  p.width = 96;
-  CHECK(
-      backward() ==
-      (cuda::cudnn_attention_supports(p, cuda::AttentionPass::kBackward) ? "cudnn" : "wgmma bf16"));
-  p.width = 64;
-  p.dropout = 0.1;
-  CHECK(route() == "wgmma bf16");
-  p.dropout = 0;
-  p.aligned = false;
-  CHECK(route() == "wgmma bf16");
-  p.width = 136;
-  CHECK(route() == "mma bf16");
-  p.dtype = DType::F32;
-  CHECK(route() == "fma f32");
-}
