@@ -19,12 +19,14 @@ Var linear(const Var& x, Parameter& weight, Parameter* bias, const LinearRecipe&
 std::optional<Wanted> wanted_of_input(const Parameter& weight, const LinearRecipe& recipe);
 
 struct ClassifierOptions {
-  std::int64_t vocab_chunk = 8192;  // columns of logits that exist at a time
+  // Rows of logits that exist at a time; 0: as many times 256 as make about 2^27 logits.
+  std::int64_t token_chunk = 0;
 };
-// Mean cross-entropy of softmax(x·Wᵀ) against targets, without ever holding all logits: lm_head's
-// forward, the loss, dgrad and wgrad run chunk by chunk over the vocabulary; logits are recomputed
-// in backward unless one chunk holds them all. x [..., K]; weight [V, K]; targets [...] I32, −1 =
-// ignored. Returns a scalar in F32 (F64 for F64 inputs). Errors: shapes, a target outside [−1, V).
+// Mean cross-entropy of softmax(x·Wᵀ) against targets, without ever holding all logits: lm_head,
+// the loss, dgrad and wgrad run chunk by chunk over the tokens. All of it happens in the forward
+// pass, for only the loss's own gradient is unknown there; backward multiplies by it. x [..., C];
+// weight [V, C]; targets [...] I32, −1 = ignored. Returns a scalar in F32 (F64 for F64 inputs).
+// Errors: shapes, a target outside [−1, V), chunks that cut tiles of scales over tokens.
 Var linear_cross_entropy(const Var& x, Parameter& weight, const Tensor& targets,
                          const LinearRecipe& recipe, const ClassifierOptions& options = {});
 

@@ -1,5 +1,5 @@
-// The fused classifier. Vocabulary chunks keep wgrad's products whole (each chunk owns its rows of
-// dW) and the encodings of x shared by all chunks; dgrad sums over the chunks.
+// The fused classifier. Chunks of tokens keep rows of logits whole, so that one pass makes their
+// gradient, and dgrad's products whole; wgrad adds up over the chunks.
 #include <algorithm>
 
 #include "autograd/context.h"
@@ -10,95 +10,76 @@
 namespace nibble {
 namespace {
 
-// Rows [begin, end) of an encoded weight [V, C], whatever its form.
-Value slice_rows(const Value& weight, std::int64_t begin, std::int64_t end) {
-  const auto* q = std::get_if<QTensor>(&weight);
-  if (!q) return std::get<Tensor>(weight).slice(0, begin, end);
+constexpr const char* kOp = "linear_cross_entropy";
+
+void check_cut(std::int64_t tile, std::int64_t tokens, std::int64_t at) {
+  NIBBLE_CHECK(tile >= tokens || at % tile == 0, kOp,
+               "token chunks cut the scale tiles of {} tokens at token {}; choose a multiple as "
+               "token_chunk",
+               tile, at);
+}
+
+// Rows [begin, end) of an encoded x [M, C], whatever its form.
+Value slice_rows(const Value& x, std::int64_t begin, std::int64_t end) {
+  const auto* q = std::get_if<QTensor>(&x);
+  if (!q) return std::get<Tensor>(x).slice(0, begin, end);
+  if (begin == 0 && end == q->rows()) return x;
   const Tile tile = q->spec().resolve(q->rows(), q->cols());
-  const std::int64_t rows = end - begin;
-  NIBBLE_CHECK(tile.rows >= q->rows() || begin % tile.rows == 0, "linear_cross_entropy",
-               "vocabulary chunks cut the scale tiles of {} rows at row {}; choose a multiple as "
-               "vocab_chunk",
-               tile.rows, begin);
+  check_cut(tile.rows, q->rows(), begin);
   const auto cut = [&](const Tensor& t) {
     if (!t.defined() || tile.rows >= q->rows()) return t;
-    const std::int64_t last = (end + tile.rows - 1) / tile.rows;
-    return t.slice(0, begin / tile.rows, last);
+    return t.slice(0, begin / tile.rows, (end + tile.rows - 1) / tile.rows);
   };
-  QuantSpec spec = q->spec();
-  if (spec.row_splits > 1) {  // a part of the matrix has no thirds; the tile says the same
-    spec.row_splits = 1;
-    spec.tile.rows = tile.rows;
-  }
   return QTensor(q->payload().slice(0, begin, end), cut(q->scales()), cut(q->zeros()),
-                 q->global_scale(), spec, {rows, q->cols()});
+                 q->global_scale(), q->spec(), {end - begin, q->cols()});
 }
 
-// Columns [begin, end) of an encoded wᵀ [C, V], K-major again.
-Value slice_cols(const Value& weight, std::int64_t begin, std::int64_t end) {
-  const auto* q = std::get_if<QTensor>(&weight);
-  if (!q) return std::get<Tensor>(weight).slice(1, begin, end);
-  if (begin == 0 && end == q->cols()) return weight;
-  const Value part = slice_rows(q->t(), begin, end);
-  return std::get<QTensor>(part).t_contiguous();
+// Columns [begin, end) of an encoded xᵀ [C, M], K-major again.
+Value slice_cols(const Value& x, std::int64_t begin, std::int64_t end) {
+  const auto* q = std::get_if<QTensor>(&x);
+  if (!q) return std::get<Tensor>(x).slice(1, begin, end);
+  if (begin == 0 && end == q->cols()) return x;
+  return std::get<QTensor>(slice_rows(q->t(), begin, end)).t_contiguous();
 }
 
+// dx = dx₁ · dloss;  dw = dw₁ · dloss, with the gradients of the loss itself
 struct LinearCrossEntropy {
-  static constexpr const char* name = "linear_cross_entropy";
-  Saved x;       // [..., C]
-  Saved logits;  // [M, V] when one chunk holds them all
-  Saved targets;
-  Tensor lse, inverse_count;
-  Parameter* weight;
-  LinearRecipe recipe;
-  RngKey x_key, w_key;
-  std::vector<RngKey> chunk_keys;
-  std::int64_t chunk;
-  DType wide;  // of the losses, and of dx while the chunks add up; logits have x's dtype
+  static constexpr const char* name = kOp;
+  Tensor dx, dw;  // undefined where not wanted
 
   void backward(Grads& g) const {
-    const LinearRecipe& r = recipe;
-    const Tensor rows = x.get().flatten_rows();
-    const std::int64_t vocab = weight->shape()[0];
-    const Tensor scale = ops::mul(g.out(), inverse_count);
-    const DType work = rows.dtype();
-
-    Value forward_x, forward_w;
-    if (!logits.defined()) {
-      forward_x = encode_operand(rows, r.fprop.lhs, r.fprop.mode, x_key, false, "fprop.lhs");
-      forward_w =
-          encode_weight(*weight, r.fprop.rhs, r.fprop.mode, w_key, false, work, "fprop.rhs");
+    if (g.wants(0)) {
+      Tensor scaled = Tensor::empty(dx.shape(), dx.dtype(), dx.device());
+      ops::scale_by(scaled, dx, g.out(), false);
+      g.add(0, scaled.view(g.input_shape(0)));
     }
-    const bool wants_dx = g.wants(0), wants_dw = g.wants(1);
-    Value dgrad_w, wgrad_x;
-    if (wants_dx) dgrad_w = encode_dgrad_weight(*weight, r, w_key, work);
-    if (wants_dw) wgrad_x = encode_wgrad_input(rows, r, x_key);
-    Tensor dx = wants_dx ? Tensor::empty(rows.shape(), wide, rows.device()) : Tensor();
-    Grads::Sink dw = wants_dw ? g.sink(1) : Grads::Sink{};
-
-    const MemoryScope scope{"logits"};
-    for (std::int64_t begin = 0, i = 0; begin < vocab; begin += chunk, ++i) {
-      const std::int64_t end = std::min(begin + chunk, vocab);
-      Tensor dlogits = logits.defined() ? logits.get()
-                                        : matmul_nt(forward_x, slice_rows(forward_w, begin, end),
-                                                    {.mode = r.fprop.mode,
-                                                     .out = work,
-                                                     .bias = {},
-                                                     .accumulation = r.fprop.accumulation});
-      ops::cross_entropy_backward(dlogits, dlogits, targets, lse, scale, begin);
-      const RngKey& key = chunk_keys[static_cast<std::size_t>(i)];
-      const EncodedGradient dy = encode_gradient(dlogits, r, key, wants_dx, wants_dw, false);
-      if (wants_dx)
-        matmul_nt_into(dx, dy.for_dx, slice_cols(dgrad_w, begin, end), r.dgrad.mode, begin > 0,
-                       r.dgrad.accumulation);
-      if (wants_dw) {
-        Tensor part = dw.destination.slice(0, begin, end);
-        matmul_nt_into(part, dy.for_dw, wgrad_x, r.wgrad.mode, dw.accumulate, r.wgrad.accumulation);
-      }
-    }
-    if (wants_dx) g.add(0, dx.to(work).view(g.input_shape(0)));
+    if (!g.wants(1)) return;
+    Grads::Sink sink = g.sink(1);
+    ops::scale_by(sink.destination, dw.to(sink.destination.dtype()),
+                  g.out().to(sink.destination.dtype()), sink.accumulate);
   }
 };
+
+// Tokens of a chunk. dlogits is encoded chunk by chunk: a Real product's scale over more tokens
+// than that is each chunk's own, a Simulated one stands for what its definition says and takes them
+// all.
+std::int64_t chunk_of(const LinearRecipe& r, std::int64_t tokens, std::int64_t vocab,
+                      std::int64_t asked) {
+  NIBBLE_CHECK(asked >= 0, kOp, "got token_chunk {}, expected a positive one, or 0", asked);
+  constexpr std::int64_t kLogits = std::int64_t{1} << 27, kUnit = 256;
+  std::int64_t chunk =
+      asked > 0 ? asked : std::max(kLogits / vocab / kUnit, std::int64_t{1}) * kUnit;
+  if (chunk >= tokens) return tokens;
+  const auto consider = [&](const GemmRecipe& gemm, std::int64_t tile) {
+    if (tile < tokens)
+      check_cut(tile, tokens, chunk);
+    else if (gemm.mode == Mode::Simulated)
+      chunk = tokens;
+  };
+  if (const auto& spec = r.dgrad.lhs.quant) consider(r.dgrad, spec->resolve(tokens, vocab).rows);
+  if (const auto& spec = r.wgrad.lhs.quant) consider(r.wgrad, spec->resolve(vocab, tokens).cols);
+  return chunk;
+}
 
 // [1, 1, …] where the target counts, as floats.
 Tensor counted(const Tensor& targets, DType dtype) {
@@ -108,91 +89,167 @@ Tensor counted(const Tensor& targets, DType dtype) {
   return ops::where(ops::less(t, zero), zero, one);
 }
 
-// Everything the forward pass finds out, by chunks of the vocabulary.
-struct Forward {
-  Tensor input, rows, targets, logits, lse, target_logit, weights;
-  RngKey x_key, w_key;
-  std::vector<RngKey> chunk_keys;
-  std::int64_t chunk;
-  DType wide;
+class Classifier {
+ public:
+  Classifier(const Var& x, Parameter& weight, const Tensor& targets, const LinearRecipe& recipe,
+             const ClassifierOptions& options)
+      : weight_(weight), recipe_(recipe), dtype_(x.dtype()), width_(x.size(-1)) {
+    const Shape w = weight.shape();
+    NIBBLE_CHECK(w.rank() == 2 && width_ == w[1], kOp,
+                 "got x {} and weight {} ({}), expected [..., C] and [V, C]", x.shape(), w,
+                 weight.name);
+    vocab_ = w[0];
+    tokens_ = x.shape().numel() / std::max(width_, std::int64_t{1});
+    NIBBLE_CHECK(targets.dtype() == DType::I32 && targets.numel() == tokens_, kOp,
+                 "got targets {} for x {}, expected one i32 a row", describe(targets), x.shape());
+    ops::check_targets(targets, vocab_);
+    for (const GemmRecipe* gemm : {&recipe.fprop, &recipe.dgrad, &recipe.wgrad})
+      NIBBLE_CHECK(!gemm->lhs.custom && !gemm->rhs.custom, kOp,
+                   "custom quantizers are for linear layers; leave lm_head out");
+    targets_ = ops::contiguous(targets).view({tokens_});
+    chunk_ = chunk_of(recipe, tokens_, vocab_, options.token_chunk);
+    x_key_ = random_key("x");
+    w_key_ = random_key("w");
+    encode(x);
+  }
+
+  DType wide() const { return dtype_ == DType::F64 ? DType::F64 : DType::F32; }
+  const Tensor& targets() const { return targets_; }
+
+  Tensor losses() {
+    Tensor losses = Tensor::empty({tokens_}, wide(), targets_.device());
+    each_chunk([&](std::int64_t begin, std::int64_t end, const Tensor& logits) {
+      losses.slice(0, begin, end)
+          .copy_from(ops::cross_entropy(logits, targets_.slice(0, begin, end)).losses);
+    });
+    return losses;
+  }
+
+  // The losses and, into `out`, the wanted gradients of scale · Σ losses.
+  Tensor losses_and_gradients(LinearCrossEntropy& out, bool for_dx, bool for_dw,
+                              const Tensor& scale) {
+    const LinearRecipe& r = recipe_;
+    const Device device = targets_.device();
+    Tensor losses = Tensor::empty({tokens_}, wide(), device);
+    Value dgrad_w;
+    if (for_dx) {
+      dgrad_w = encode_dgrad_weight(weight_, r, w_key_, dtype_);
+      out.dx = Tensor::empty({tokens_, width_}, dtype_, device);
+    }
+    if (for_dw) {
+      if (!has_wgrad_x_) wgrad_x_ = encode_wgrad_input(rows_, r, x_key_);
+      const MemoryScope scope{"logits"};
+      out.dw = Tensor::empty({vocab_, width_}, wide(), device);
+      if (tokens_ == 0) out.dw.fill(0);
+    }
+    std::int64_t index = 0;
+    each_chunk([&](std::int64_t begin, std::int64_t end, Tensor& logits) {
+      const Tensor targets = targets_.slice(0, begin, end);
+      Tensor found;
+      const EncodedGradient dy =
+          encode(logits, targets, scale, random_key(fmt::format("dlogits.{}", index++)), for_dx,
+                 for_dw, found);
+      losses.slice(0, begin, end).copy_from(found);
+      if (for_dx) {
+        Tensor part = out.dx.slice(0, begin, end);
+        matmul_nt_into(part, dy.for_dx, dgrad_w, r.dgrad.mode, false, r.dgrad.accumulation);
+      }
+      if (for_dw)
+        matmul_nt_into(out.dw, dy.for_dw, slice_cols(wgrad_x_, begin, end), r.wgrad.mode, begin > 0,
+                       r.wgrad.accumulation);
+    });
+    return losses;
+  }
+
+ private:
+  // x as fprop and, where one pass makes both, as wgrad read it.
+  void encode(const Var& x) {
+    const GemmRecipe& f = recipe_.fprop;
+    const auto* encoded = std::get_if<Encoded>(&x.value());
+    std::optional<Encoded> own;
+    if (!encoded || encoded->dense().defined()) rows_ = ops::contiguous(x.tensor()).flatten_rows();
+    if (!encoded) {
+      own = encode_input(rows_, weight_, recipe_);
+      if (own) encoded = &*own;
+    }
+    const bool reads_codes = encoded && f.mode == Mode::Real && f.lhs.quant;
+    const QTensor* ready = reads_codes ? encoded->find(*f.lhs.quant) : nullptr;
+    const QTensor* ready_t = encoded && recipe_.wgrad.rhs.quant
+                                 ? encoded->find(*recipe_.wgrad.rhs.quant, true)
+                                 : nullptr;
+    fprop_x_ =
+        ready ? Value(*ready) : encode_operand(rows_, f.lhs, f.mode, x_key_, false, "fprop.lhs");
+    fprop_w_ = encode_weight(weight_, f.rhs, f.mode, w_key_, false, dtype_, "fprop.rhs");
+    if (ready_t) wgrad_x_ = *ready_t;
+    has_wgrad_x_ = ready_t != nullptr;
+  }
+
+  // dlogits of a chunk as both products read it, and the losses; `logits` may be overwritten.
+  EncodedGradient encode(Tensor& logits, const Tensor& targets, const Tensor& scale,
+                         const RngKey& key, bool for_dx, bool for_dw, Tensor& losses) const {
+    if (for_dx && for_dw)
+      if (const auto wanted = wanted_of_gradient(recipe_, key, false))
+        if (auto e = encode_dlogits(logits, targets, scale, *wanted)) {
+          losses = std::move(e->losses);
+          return {std::move(e->by_row), std::move(e->by_column), {}};
+        }
+    losses = ops::cross_entropy_gradient(logits, targets, scale);
+    return encode_gradient(logits, recipe_, key, for_dx, for_dw, false);
+  }
+
+  // fn(begin, end, logits [end − begin, V]) for every chunk.
+  template <class F>
+  void each_chunk(F&& fn) {
+    const GemmRecipe& f = recipe_.fprop;
+    const MemoryScope scope{"logits"};
+    for (std::int64_t begin = 0; begin < tokens_; begin += chunk_) {
+      const std::int64_t end = std::min(begin + chunk_, tokens_);
+      Tensor logits =
+          matmul_nt(slice_rows(fprop_x_, begin, end), fprop_w_,
+                    {.mode = f.mode, .out = dtype_, .bias = {}, .accumulation = f.accumulation});
+      fn(begin, end, logits);
+    }
+  }
+
+  Parameter& weight_;
+  const LinearRecipe& recipe_;
+  DType dtype_;
+  std::int64_t width_, vocab_ = 0, tokens_ = 0, chunk_ = 0;
+  Tensor rows_, targets_;  // rows_: x [M, C], undefined where it exists as codes alone
+  RngKey x_key_, w_key_;
+  Value fprop_x_, fprop_w_, wgrad_x_;
+  bool has_wgrad_x_ = false;
 };
 
-Forward run_forward(const Tensor& x, Parameter& weight, const Tensor& targets,
-                    const LinearRecipe& recipe, const ClassifierOptions& options) {
-  const Shape w = weight.shape();
-  NIBBLE_CHECK(w.rank() == 2 && x.size(-1) == w[1], "linear_cross_entropy",
-               "got x {} and weight {} ({}), expected [..., C] and [V, C]", x.shape(), w,
-               weight.name);
-  NIBBLE_CHECK(targets.dtype() == DType::I32 && targets.numel() == x.rows(), "linear_cross_entropy",
-               "got targets {} for x {}, expected one i32 a row", describe(targets), x.shape());
-  ops::check_targets(targets, w[0]);
-  NIBBLE_CHECK(options.vocab_chunk > 0, "linear_cross_entropy",
-               "got vocab_chunk {}, expected a positive one", options.vocab_chunk);
-  NIBBLE_CHECK(!recipe.fprop.lhs.custom && !recipe.fprop.rhs.custom && !recipe.dgrad.lhs.custom &&
-                   !recipe.dgrad.rhs.custom && !recipe.wgrad.lhs.custom && !recipe.wgrad.rhs.custom,
-               "linear_cross_entropy",
-               "custom quantizers are for linear layers; leave lm_head out");
-  const std::int64_t vocab = w[0];
-  Forward s;
-  s.chunk = std::min(options.vocab_chunk, vocab);
-  s.input = ops::contiguous(x);
-  s.rows = s.input.flatten_rows();
-  s.targets = ops::contiguous(targets).view({s.rows.size(0)});
-  s.wide = s.rows.dtype() == DType::F64 ? DType::F64 : DType::F32;
-  s.x_key = random_key("x");
-  s.w_key = random_key("w");
-  const GemmRecipe& f = recipe.fprop;
-  const Value lhs = encode_operand(s.rows, f.lhs, f.mode, s.x_key, false, "fprop.lhs");
-  const Value rhs =
-      encode_weight(weight, f.rhs, f.mode, s.w_key, false, s.rows.dtype(), "fprop.rhs");
-  const MemoryScope scope{"logits"};
-  ops::CrossEntropyState state = ops::cross_entropy_begin(s.rows.size(0), s.wide, s.rows.device());
-  for (std::int64_t begin = 0; begin < vocab; begin += s.chunk) {
-    const Value part = slice_rows(rhs, begin, std::min(begin + s.chunk, vocab));
-    s.logits = matmul_nt(
-        lhs, part,
-        {.mode = f.mode, .out = s.rows.dtype(), .bias = {}, .accumulation = f.accumulation});
-    ops::cross_entropy_update(state, s.logits, s.targets, begin);
-    s.chunk_keys.push_back(random_key(fmt::format("dlogits.{}", s.chunk_keys.size())));
-  }
-  if (s.chunk < vocab) s.logits = Tensor();
-  s.lse = ops::cross_entropy_lse(state);
-  s.target_logit = state.target_logit;
-  s.weights = counted(s.targets, s.wide);
-  return s;
+bool wants_gradient(const Var& v) {
+  const Var* const inputs[] = {&v};
+  return Tape::any_tracked(inputs);
 }
 
 }  // namespace
 
 Tensor classifier_losses(const Tensor& x, Parameter& weight, const Tensor& targets,
                          const LinearRecipe& recipe, const ClassifierOptions& options) {
-  const Forward s = run_forward(x, weight, targets, recipe, options);
-  return ops::mul(ops::sub(s.lse, s.target_logit), s.weights);
+  return Classifier(x, weight, targets, recipe, options).losses();
 }
 
 Var linear_cross_entropy(const Var& x, Parameter& weight, const Tensor& targets,
                          const LinearRecipe& recipe, const ClassifierOptions& options) {
-  Forward s = run_forward(x.tensor(), weight, targets, recipe, options);
-  const Tensor one = Tensor::full({}, 1, s.wide, s.rows.device());
+  Classifier classifier(x, weight, targets, recipe, options);
+  const DType wide = classifier.wide();
+  const Tensor one = Tensor::full({}, 1, wide, classifier.targets().device());
   // 1 / max(count, 1): a batch without targets has loss 0.
-  const Tensor inverse_count = ops::div(one, ops::maximum(ops::sum(s.weights), one));
-  const Tensor losses = ops::mul(ops::sub(s.lse, s.target_logit), s.weights);
-  const Tensor loss = ops::mul(ops::sum(losses), inverse_count);
+  const Tensor inverse_count =
+      ops::div(one, ops::maximum(ops::sum(counted(classifier.targets(), wide)), one));
   const Var weight_var(weight);
-  return record<LinearCrossEntropy>({&x, &weight_var}, loss, [&] {
-    return LinearCrossEntropy{.x = Saved(s.input),
-                              .logits = s.logits.defined() ? Saved(s.logits) : Saved(),
-                              .targets = Saved(s.targets),
-                              .lse = s.lse,
-                              .inverse_count = inverse_count,
-                              .weight = &weight,
-                              .recipe = recipe,
-                              .x_key = s.x_key,
-                              .w_key = s.w_key,
-                              .chunk_keys = std::move(s.chunk_keys),
-                              .chunk = s.chunk,
-                              .wide = s.wide};
-  });
+  const bool for_dx = Tape::active() && wants_gradient(x),
+             for_dw = Tape::active() && wants_gradient(weight_var);
+  LinearCrossEntropy gradients;
+  const Tensor losses =
+      for_dx || for_dw ? classifier.losses_and_gradients(gradients, for_dx, for_dw, inverse_count)
+                       : classifier.losses();
+  const Tensor loss = ops::mul(ops::sum(losses), inverse_count);
+  return record<LinearCrossEntropy>({&x, &weight_var}, loss, [&] { return std::move(gradients); });
 }
 
 }  // namespace nibble

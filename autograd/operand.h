@@ -51,4 +51,13 @@ struct EncodedGradient {
 EncodedGradient encode_gradient(const Tensor& dy, const LinearRecipe& recipe, const RngKey& key,
                                 bool for_dx, bool for_dw, bool column_sums);
 
+// The same of dlogits, the gradient of logits [M, V] (tensor/kernels.h, cross_entropy_gradient), by
+// one producer that does not store it, where a kernel serves.
+struct EncodedLogits {
+  Tensor losses;
+  QTensor by_row, by_column;
+};
+std::optional<EncodedLogits> encode_dlogits(const Tensor& logits, const Tensor& targets,
+                                            const Tensor& scale, const Wanted& wanted);
+
 }  // namespace nibble

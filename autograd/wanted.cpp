@@ -1,4 +1,4 @@
-#include "autograd/wanted.h"
+#include "autograd/operand.h"
 
 #include "quant/source_kernels.h"
 
@@ -70,6 +70,21 @@ std::optional<Encoded> encode_pair(PairSource& source, const Shape& shape, const
   out.add(std::move(codes));
   if (turned) out.add(std::move(*turned), true);
   out.set_column_sums(std::move(sums));
+  return out;
+}
+
+std::optional<EncodedLogits> encode_dlogits(const Tensor& logits, const Tensor& targets,
+                                            const Tensor& scale, const Wanted& wanted) {
+  if (!has_dlogits_pair(logits, wanted.by_row, wanted.by_column)) return std::nullopt;
+  const std::int64_t rows = logits.size(0), cols = logits.size(1);
+  const Device device = logits.device();
+  EncodedLogits out{Tensor::empty({rows}, DType::F32, device),
+                    unwritten(wanted.by_row, rows, cols, device),
+                    unwritten(wanted.by_column, cols, rows, device)};
+  NIBBLE_DISPATCH(device,
+                  quant_dlogits(out.by_row.payload(), out.by_row.scales(), out.by_column.payload(),
+                                out.by_column.scales(), out.losses, logits, targets, scale,
+                                wanted.by_row, wanted.by_column, wanted.key));
   return out;
 }
 

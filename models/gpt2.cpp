@@ -161,11 +161,11 @@ Var Gpt2::embed(const Tensor& ids, std::int64_t first_position) {
   return x.dtype() != config_.compute && x.dtype() != DType::F64 ? cast(x, config_.compute) : x;
 }
 
-Var Gpt2::hidden(const Tensor& ids) {
-  Stream stream{embedding_dropout_(embed(ids, 0))};
+Gpt2::Stream Gpt2::stream(const Tensor& ids) {
+  Stream at{embedding_dropout_(embed(ids, 0))};
   for (const auto& block : blocks_) {
     if (!config_.checkpoint_blocks) {
-      stream = (*block)(std::move(stream));
+      at = (*block)(std::move(at));
       continue;
     }
     // What is kept is one tensor: such a block forms its last sum itself.
@@ -174,29 +174,36 @@ Var Gpt2::hidden(const Tensor& ids) {
       const ModuleScope scope(*out.module);
       return out.x + *out.r;
     };
-    stream = {checkpoint(whole, stream.x)};
+    at = {checkpoint(whole, at.x)};
   }
-  return norm_of(std::move(stream), ln_f_, {}).norm;
+  return at;
 }
 
+Var Gpt2::hidden(const Tensor& ids) { return norm_of(stream(ids), ln_f_, {}).norm; }
+
 Var Gpt2::loss(const Tensor& ids, const Tensor& targets) {
-  const Var h = hidden(ids);
+  Stream last = stream(ids);
+  const auto wanted = [&] {
+    const ModuleScope scope(head_path_);
+    return wanted_of_input(head_weight(), head_recipe_);
+  };
+  const Var h = norm_of(std::move(last), ln_f_, wanted()).norm;
   const ModuleScope scope(head_path_);
-  return linear_cross_entropy(h, lm_head_ ? lm_head_->weight : wte_.weight, targets, head_recipe_,
-                              {.vocab_chunk = config_.vocab_chunk});
+  return linear_cross_entropy(h, head_weight(), targets, head_recipe_,
+                              {.token_chunk = config_.token_chunk});
 }
 
 Tensor Gpt2::token_losses(const Tensor& ids, const Tensor& targets) {
   const NoGrad no_grad;
   const Tensor h = hidden(ids).tensor();
   const ModuleScope scope(head_path_);
-  return classifier_losses(h, lm_head_ ? lm_head_->weight : wte_.weight, targets, head_recipe_,
-                           {.vocab_chunk = config_.vocab_chunk});
+  return classifier_losses(h, head_weight(), targets, head_recipe_,
+                           {.token_chunk = config_.token_chunk});
 }
 
 Tensor Gpt2::project(const Tensor& rows) {
   const ModuleScope scope(head_path_);
-  const Var y = linear(rows, lm_head_ ? lm_head_->weight : wte_.weight, nullptr, head_recipe_);
+  const Var y = linear(rows, head_weight(), nullptr, head_recipe_);
   return y.tensor().to(DType::F32);
 }
 

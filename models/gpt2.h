@@ -30,8 +30,8 @@ struct Gpt2Config {
   bool tie_embeddings = true;  // a Recipe may override it
   double norm_epsilon = 1e-5;
   ops::Gelu gelu = ops::Gelu::Tanh;
-  std::int64_t vocab_chunk = 8192;  // columns of logits that exist at a time during training
-  bool checkpoint_blocks = false;   // keep each block's input only; recompute the rest in backward
+  std::int64_t token_chunk = 0;    // rows of logits that exist at a time; 0: autograd/linear.h
+  bool checkpoint_blocks = false;  // keep each block's input only; recompute the rest in backward
   Recompute recompute = Recompute::None;
   std::int64_t recompute_blocks = -1;  // how many blocks go beyond Inputs; negative: all
   DType compute = DType::F32;          // of activations
@@ -85,6 +85,8 @@ class Gpt2 : public LanguageModel {
  private:
   void initialise(std::uint64_t seed, Device device, const Store& store);
   Var embed(const Tensor& ids, std::int64_t first_position);
+  Stream stream(const Tensor& ids);  // what the last norm reads
+  Parameter& head_weight() { return lm_head_ ? lm_head_->weight : wte_.weight; }
   Tensor project(const Tensor& hidden_rows);
 
   Gpt2Config config_;

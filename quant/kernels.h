@@ -69,6 +69,13 @@ NIBBLE_KERNEL(quant_pair, Tensor& row_codes, Tensor& row_scales, Tensor& column_
               Tensor& column_scales, Tensor& value, Tensor& column_sums, const PairSource& source,
               const QuantSpec& by_row, const QuantSpec& by_column, const RngKey& key)
 
+// The encodings that quant_pair makes of dlogits, as cross_entropy_gradient forms and rounds them,
+// and its losses; where has_dlogits_pair allows it. logits stay.
+NIBBLE_KERNEL(quant_dlogits, Tensor& row_codes, Tensor& row_scales, Tensor& column_codes,
+              Tensor& column_scales, Tensor& losses, const Tensor& logits, const Tensor& targets,
+              const Tensor& scale, const QuantSpec& by_row, const QuantSpec& by_column,
+              const RngKey& key)
+
 // y [cols, rows] = xᵀ, elements of one byte.
 NIBBLE_KERNEL(quant_transpose, Tensor& y, const Tensor& x)
 // U4x2 [rows, cols + cols % 2] from and to one code a byte; the even column is the low nibble, the

@@ -103,4 +103,13 @@ bool has_source_columns(const PairSource& source, const QuantSpec& spec) {
   return made && spec.rounding == Rounding::Nearest && spec.scaling == Scaling::Reciprocal;
 }
 
+bool has_dlogits_pair(const Tensor& logits, const QuantSpec& by_row, const QuantSpec& by_column) {
+  if (logits.dtype() != DType::BF16 || logits.rank() != 2 || !logits.is_contiguous()) return false;
+  const std::int64_t rows = logits.size(0), cols = logits.size(1);
+  if (!is_vectorized(logits) || !has_column_runs(by_column, rows, cols)) return false;
+  if (!has_pair_codes(by_row) || !has_pair_codes(by_column)) return false;
+  const Tile tile = by_row.resolve(rows, cols);
+  return by_row.rounding == by_column.rounding && tile.rows == 1 && tile.cols == cols;
+}
+
 }  // namespace nibble

@@ -42,4 +42,8 @@ struct PairSource {
 // multiples of 16 bytes. The same on every device.
 bool has_pair(const PairSource& source, const QuantSpec& by_row, const QuantSpec& by_column);
 
+// Whether quant_dlogits serves these logits: BF16, has_pair's specs with one scale a row, which may
+// be of any length. The same on every device.
+bool has_dlogits_pair(const Tensor& logits, const QuantSpec& by_row, const QuantSpec& by_column);
+
 }  // namespace nibble

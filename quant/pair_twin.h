@@ -46,4 +46,17 @@ inline void pair_twin(Tensor& row_codes, Tensor& row_scales, Tensor& column_code
   if (column_sums.defined()) NIBBLE_DISPATCH(device, column_sum(column_sums, y, false));
 }
 
+// quant_dlogits's parameters: the losses, then both encodings of dlogits.
+inline void dlogits_twin(Tensor& row_codes, Tensor& row_scales, Tensor& column_codes,
+                         Tensor& column_scales, Tensor& losses, const Tensor& logits,
+                         const Tensor& targets, const Tensor& scale, const QuantSpec& by_row,
+                         const QuantSpec& by_column, const RngKey& key) {
+  PairSource source;
+  source.x = logits.clone();
+  NIBBLE_DISPATCH(logits.device(), cross_entropy_gradient(losses, source.x, targets, scale));
+  Tensor no_value, no_sums;
+  pair_twin(row_codes, row_scales, column_codes, column_scales, no_value, no_sums, source, by_row,
+            by_column, key);
+}
+
 }  // namespace nibble

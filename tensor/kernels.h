@@ -38,6 +38,8 @@ NIBBLE_KERNEL(equal, Tensor& y /*U8*/, const Tensor& a, const Tensor& b)
 NIBBLE_KERNEL(where, Tensor& y, const Tensor& mask /*U8*/, const Tensor& a, const Tensor& b)
 NIBBLE_KERNEL(affine, Tensor& y, const Tensor& x, double scale, double shift)  // scale·x + shift
 NIBBLE_KERNEL(axpy, Tensor& y, const Tensor& x, double alpha)  // y += alpha·x; dtypes may differ
+// y (+)= factor[0]·x; factor F32 (F64 for F64).
+NIBBLE_KERNEL(scale_by, Tensor& y, const Tensor& x, const Tensor& factor, bool accumulate)
 NIBBLE_KERNEL(abs, Tensor& y, const Tensor& x)
 NIBBLE_KERNEL(sign, Tensor& y, const Tensor& x)
 NIBBLE_KERNEL(exp, Tensor& y, const Tensor& x)
@@ -125,16 +127,18 @@ NIBBLE_KERNEL(attention_backward, Tensor& dq, Tensor& dk, Tensor& dv, const Tens
               const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
               const Tensor& lse, const AttentionOptions& options)
 
-// Cross-entropy over vocabulary chunks. `logits` [M, Vc] holds columns [begin, begin + Vc) of the
-// vocabulary; targets [M] I32, −1 = ignored. max, sum, target_logit [M] F32 (F64) are running
-// values (−inf, 0, 0 before the first chunk); afterwards loss = max + log(sum) − target_logit.
-NIBBLE_KERNEL(cross_entropy_update, Tensor& max, Tensor& sum, Tensor& target_logit,
-              const Tensor& logits, const Tensor& targets, std::int64_t begin)
+// Cross-entropy of the rows of logits [M, V]; targets [M] I32, −1 = ignored. lse = log Σ
+// exp(logits); losses = lse − the target's logit, 0 where ignored. Both F32 (F64) [M].
+NIBBLE_KERNEL(cross_entropy, Tensor& losses, Tensor& lse, const Tensor& logits,
+              const Tensor& targets)
 // Every target must be −1 or below `classes`; the first other one is an error (on a GPU: a fault).
 NIBBLE_KERNEL(check_targets, const Tensor& targets /*I32*/, std::int64_t classes)
-// dlogits = (softmax − onehot) · scale[0] for rows whose target is not −1, 0 elsewhere; lse = max +
-// log(sum); scale is a one-element tensor. dlogits may be the very tensor `logits`.
+// dlogits = (softmax − onehot) · scale[0] for rows whose target is not −1, 0 elsewhere; scale is a
+// one-element tensor. dlogits may be the very tensor `logits`.
 NIBBLE_KERNEL(cross_entropy_backward, Tensor& dlogits, const Tensor& logits, const Tensor& targets,
-              const Tensor& lse, const Tensor& scale, std::int64_t begin)
+              const Tensor& lse, const Tensor& scale)
+// Both: the losses, and logits become their gradient.
+NIBBLE_KERNEL(cross_entropy_gradient, Tensor& losses, Tensor& logits, const Tensor& targets,
+              const Tensor& scale)
 
 }  // namespace nibble

@@ -25,6 +25,8 @@ Tensor equal(const Tensor& a, const Tensor& b);  // U8
 Tensor where(const Tensor& mask, const Tensor& a, const Tensor& b);
 // In place: y += alpha·x (same shape; x may be narrower than y).
 void axpy(Tensor& y, const Tensor& x, double alpha = 1);
+// y (+)= factor[0]·x, of one dtype.
+void scale_by(Tensor& y, const Tensor& x, const Tensor& factor, bool accumulate);
 Tensor affine(const Tensor& x, double scale, double shift = 0);
 
 Tensor neg(const Tensor& x);
@@ -92,18 +94,17 @@ struct AttentionResult {
 AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v,
                           const AttentionOptions& options);
 
-// Running statistics of a cross-entropy over vocabulary chunks (kernels.h).
-struct CrossEntropyState {
-  Tensor max, sum, target_logit;
+// Cross-entropy of rows (kernels.h).
+struct CrossEntropy {
+  Tensor losses, lse;
 };
 // Throws unless every target is -1 (ignored) or a class. Targets on a GPU are not read: that would
 // synchronise.
 void check_targets(const Tensor& targets, std::int64_t classes);
-CrossEntropyState cross_entropy_begin(std::int64_t rows, DType dtype, Device device);
-void cross_entropy_update(CrossEntropyState& state, const Tensor& logits, const Tensor& targets,
-                          std::int64_t begin);
-Tensor cross_entropy_lse(const CrossEntropyState& state);
+CrossEntropy cross_entropy(const Tensor& logits, const Tensor& targets);
 void cross_entropy_backward(Tensor& dlogits, const Tensor& logits, const Tensor& targets,
-                            const Tensor& lse, const Tensor& scale, std::int64_t begin);
+                            const Tensor& lse, const Tensor& scale);
+// Returns the losses; logits become their gradient times scale[0].
+Tensor cross_entropy_gradient(Tensor& logits, const Tensor& targets, const Tensor& scale);
 
 }  // namespace nibble::ops

@@ -70,6 +70,20 @@ void axpy(Tensor& y, const Tensor& x, double alpha) {
   y.bump_version();
 }
 
+void scale_by(Tensor& y, const Tensor& x, const Tensor& factor, bool accumulate) {
+  check_float("scale_by", y);
+  check_same_kind("scale_by", y, x);
+  check_same_shape("scale_by", y, x);
+  check_in_place("scale_by", y);
+  const DType wide = y.dtype() == DType::F64 ? DType::F64 : DType::F32;
+  NIBBLE_CHECK(factor.numel() == 1 && factor.dtype() == wide && factor.device() == y.device(),
+               "scale_by", "got factor {} for {}, expected one {} there", describe(factor),
+               describe(y), wide);
+  const Tensor source = contiguous(x);
+  NIBBLE_DISPATCH(y.device(), scale_by(y, source, factor, accumulate));
+  y.bump_version();
+}
+
 Tensor affine(const Tensor& x, double scale, double shift) {
   const Tensor in = dense_float("affine", x);
   Tensor y = result_like(in);

@@ -1,5 +1,3 @@
-#include <limits>
-
 #include "tensor/op_checks.h"
 #include "tensor/ops.h"
 
@@ -10,7 +8,7 @@ constexpr const char* kOp = "cross_entropy";
 
 DType statistics_dtype(DType logits) { return logits == DType::F64 ? DType::F64 : DType::F32; }
 
-void check_chunk(const Tensor& logits, const Tensor& targets, const Tensor& statistic) {
+void check_rows(const Tensor& logits, const Tensor& targets) {
   check_float(kOp, logits);
   check_index(kOp, targets, logits);
   NIBBLE_CHECK(logits.rank() == 2 && logits.is_contiguous(), kOp,
@@ -18,11 +16,17 @@ void check_chunk(const Tensor& logits, const Tensor& targets, const Tensor& stat
   NIBBLE_CHECK(targets.numel() == logits.size(0) && targets.is_contiguous(), kOp,
                "got targets {} for logits {}, expected one a row", describe(targets),
                describe(logits));
-  NIBBLE_CHECK(statistic.numel() == logits.size(0) &&
-                   statistic.dtype() == statistics_dtype(logits.dtype()) &&
-                   statistic.device() == logits.device(),
-               kOp, "got running values {} for logits {}, expected one f32 (f64 for f64) a row",
-               describe(statistic), describe(logits));
+}
+
+void check_scale(const Tensor& scale, const Tensor& logits) {
+  NIBBLE_CHECK(scale.numel() == 1 && scale.dtype() == statistics_dtype(logits.dtype()) &&
+                   scale.device() == logits.device(),
+               kOp, "got scale {}, expected one {} on {}", describe(scale),
+               statistics_dtype(logits.dtype()), logits.device());
+}
+
+Tensor one_a_row(const Tensor& logits) {
+  return Tensor::empty({logits.size(0)}, statistics_dtype(logits.dtype()), logits.device());
 }
 
 }  // namespace
@@ -34,34 +38,39 @@ void check_targets(const Tensor& targets, std::int64_t classes) {
     NIBBLE_DISPATCH(targets.device(), check_targets(ops::contiguous(targets), classes));
 }
 
-CrossEntropyState cross_entropy_begin(std::int64_t rows, DType dtype, Device device) {
-  const DType stats = statistics_dtype(dtype);
-  return {Tensor::full({rows}, -std::numeric_limits<double>::infinity(), stats, device),
-          Tensor::zeros({rows}, stats, device), Tensor::zeros({rows}, stats, device)};
+CrossEntropy cross_entropy(const Tensor& logits, const Tensor& targets) {
+  check_rows(logits, targets);
+  CrossEntropy y{one_a_row(logits), one_a_row(logits)};
+  if (logits.size(0) > 0)
+    NIBBLE_DISPATCH(logits.device(), cross_entropy(y.losses, y.lse, logits, targets));
+  return y;
 }
-
-void cross_entropy_update(CrossEntropyState& state, const Tensor& logits, const Tensor& targets,
-                          std::int64_t begin) {
-  check_chunk(logits, targets, state.max);
-  if (logits.numel() > 0)
-    NIBBLE_DISPATCH(logits.device(), cross_entropy_update(state.max, state.sum, state.target_logit,
-                                                          logits, targets, begin));
-}
-
-Tensor cross_entropy_lse(const CrossEntropyState& state) { return add(state.max, log(state.sum)); }
 
 void cross_entropy_backward(Tensor& dlogits, const Tensor& logits, const Tensor& targets,
-                            const Tensor& lse, const Tensor& scale, std::int64_t begin) {
-  check_chunk(logits, targets, lse);
+                            const Tensor& lse, const Tensor& scale) {
+  check_rows(logits, targets);
   check_same_kind(kOp, dlogits, logits);
   check_same_shape(kOp, dlogits, logits);
   check_in_place(kOp, dlogits);
-  NIBBLE_CHECK(scale.numel() == 1 && scale.device() == logits.device(), kOp,
-               "got scale {}, expected one element on {}", describe(scale), logits.device());
+  check_scale(scale, logits);
+  NIBBLE_CHECK(lse.numel() == logits.size(0) && lse.dtype() == scale.dtype() &&
+                   lse.device() == logits.device(),
+               kOp, "got log-sum-exps {} for logits {}, expected one {} a row", describe(lse),
+               describe(logits), scale.dtype());
   if (logits.numel() > 0)
-    NIBBLE_DISPATCH(logits.device(),
-                    cross_entropy_backward(dlogits, logits, targets, lse, scale, begin));
+    NIBBLE_DISPATCH(logits.device(), cross_entropy_backward(dlogits, logits, targets, lse, scale));
   dlogits.bump_version();
+}
+
+Tensor cross_entropy_gradient(Tensor& logits, const Tensor& targets, const Tensor& scale) {
+  check_rows(logits, targets);
+  check_in_place(kOp, logits);
+  check_scale(scale, logits);
+  Tensor losses = one_a_row(logits);
+  if (logits.size(0) > 0)
+    NIBBLE_DISPATCH(logits.device(), cross_entropy_gradient(losses, logits, targets, scale));
+  logits.bump_version();
+  return losses;
 }
 
 }  // namespace nibble::ops

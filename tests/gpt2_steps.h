@@ -15,7 +15,7 @@ namespace nibble::testing {
 inline Gpt2Config small_gpt2(DType compute) {
   Gpt2Config c;
   c.vocab = 300, c.context = 64, c.layers = 2, c.heads = 2, c.width = 128, c.compute = compute;
-  c.vocab_chunk = 128;
+  c.token_chunk = 128;
   return c;
 }
 

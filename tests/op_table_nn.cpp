@@ -117,7 +117,7 @@ OpRow classifier_row(const char* variant, std::int64_t chunk, std::vector<std::i
           .fn =
               [=](const OpArgs& a) {
                 return linear_cross_entropy(a.x[0], *a.p[0], a.ints(targets, {2, 3}), {},
-                                            {.vocab_chunk = chunk});
+                                            {.token_chunk = chunk});
               },
           .reference =
               [=](const RefArgs& r) {
@@ -217,7 +217,7 @@ std::vector<OpRow> norms() {
 std::vector<OpRow> losses() {
   return {
       classifier_row("one chunk", 100, kTargets),
-      classifier_row("chunks", 3, kTargets),
+      classifier_row("chunks", 4, kTargets),
       classifier_row("all ignored", 3, std::vector<std::int32_t>(6, -1)),
       {.name = "cross_entropy",
        .variant = "ignored rows",

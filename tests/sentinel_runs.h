@@ -80,7 +80,7 @@ inline Results quantizer(const QuantSpec& spec, Device device) {
 inline Gpt2Config small_model(DType compute) {
   Gpt2Config c;
   c.vocab = 150, c.context = 32, c.layers = 2, c.heads = 2, c.width = 128, c.compute = compute;
-  c.vocab_chunk = 64;
+  c.token_chunk = 32;  // two chunks
   c.embedding_dropout = c.attention_dropout = c.residual_dropout = 0.1;
   return c;
 }

@@ -50,6 +50,9 @@ TEST_CASE("gpt2: producers quantize what the layers behind them multiply") {
     CHECK(has(steps, "dy of " + block + ".mlp.fc1 by gelu"));
   }
   CHECK(steps.handovers.size() == 8);
+  const Steps with_head = train_small_gpt2("int8,lm_head=on", config, kCpu, 1);
+  CHECK(with_head.handovers.size() == 9);
+  CHECK(has(with_head, "x of lm_head by layer_norm"));
   CHECK(train_small_gpt2("int8,fuse=off", config, kCpu, 1).handovers.empty());
   CHECK(train_small_gpt2("w8a8g8", config, kCpu, 1).handovers.empty());
 }

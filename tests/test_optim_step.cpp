@@ -16,7 +16,7 @@ std::vector<Tensor> trained(const std::string& words, std::uint64_t seed = 1) {
   Gpt2Config config = testing::tiny_gpt2();
   config.layers = 1, config.width = 128, config.vocab = 300, config.context = 56;
   config.embedding_dropout = config.attention_dropout = config.residual_dropout = 0.1;
-  config.vocab_chunk = 128;
+  config.token_chunk = 64;
   Gpt2 model(config, recipe, seed);
   for (Parameter* p : parameters(model)) {
     if (p->shape().rank() < 2) continue;

@@ -38,7 +38,7 @@ struct Set {
   const char* name;
   const char* shapes;
 };
-constexpr std::array<Set, 6> kSets{{
+constexpr std::array<Set, 7> kSets{{
     // Those of other libraries' measured ceilings, from GPT-2's layers to large squares.
     {"ceilings",
      "4096,4096,4096;8192,8192,8192;32768,2304,768;32768,768,768;32768,3072,768;32768,768,3072;"
@@ -50,6 +50,10 @@ constexpr std::array<Set, 6> kSets{{
     {"gpt2-xl",
      "8192,4800,1600;8192,1600,1600;8192,6400,1600;8192,1600,6400;1600,1600,8192;4800,1600,8192;"
      "6400,1600,8192;1600,6400,8192"},
+    // fprop, dgrad and wgrad of GPT-2's classifier over 32,768 tokens, and over a chunk of them.
+    {"lm_head",
+     "32768,50304,768;32768,768,50304;50304,768,32768;4096,50304,768;4096,768,50304;"
+     "50304,768,4096"},
     {"square", "1024,1024,1024;2048,2048,2048;4096,4096,4096;8192,8192,8192"},
     {"layouts",
      "1024,1024,1024:nn;1024,1024,1024:nt;1024,1024,1024:tn;2048,2048,2048:nn;2048,2048,2048:nt;"

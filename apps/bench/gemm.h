@@ -19,8 +19,9 @@ struct GemmShape {
   std::string text() const;  // "32768, 768, 768 nt"
 };
 
-// "gpt2" (32,768 tokens, and the wgrad shapes), "gpt2-xl" (8,192 tokens), "square", "layouts"
-// (1024, 2048, 4096 in all three), "small"; or "M,N,K" with ":nn" or ":tn". Throws Error("bench").
+// "gpt2" (32,768 tokens, and the wgrad shapes), "gpt2-xl" (8,192 tokens), "lm_head", "square",
+// "layouts" (1024, 2048, 4096 in all three), "small"; or "M,N,K" with ":nn" or ":tn". Throws
+// Error("bench").
 std::vector<GemmShape> parse_shapes(const std::string& text);
 std::vector<std::string> gemm_sets();
 std::vector<std::string> gemm_forms();  // "int8_row", "int8_group128", …

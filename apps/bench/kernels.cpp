@@ -262,31 +262,51 @@ class Kernels {
                                .to(DType::I32)
                                .to(device_);
     const double size = static_cast<double>(rows * vocab);
-    const auto lse_of = [](const Tensor& l, const Tensor& t) {
-      ops::CrossEntropyState state = ops::cross_entropy_begin(l.size(0), l.dtype(), l.device());
-      ops::cross_entropy_update(state, l, t, 0);
-      return ops::cross_entropy_lse(state);
-    };
-    auto lse = std::make_shared<Tensor>();
+    const std::int64_t k = std::min(kChecked, rows);
+    const auto some_targets = [=] { return targets.slice(0, 0, k).to(kCpu); };
+    auto found = std::make_shared<ops::CrossEntropy>();
     cases_.push_back({"cross-entropy, forward", logits.shape(), 2 * size,
-                      [=] { *lse = lse_of(logits, targets); },
+                      [=] { *found = ops::cross_entropy(logits, targets); },
                       [=] {
-                        const std::int64_t k = std::min(kChecked, rows);
-                        return bf16_error(lse->slice(0, 0, k),
-                                          lse_of(head(logits), targets.slice(0, 0, k).to(kCpu)));
+                        return bf16_error(found->lse.slice(0, 0, k),
+                                          ops::cross_entropy(head(logits), some_targets()).lse);
                       }});
     const Tensor scale = Tensor::full({1}, 1.0, DType::F32, device_);
-    const Tensor known = lse_of(logits, targets);
+    const Tensor known = ops::cross_entropy(logits, targets).lse;
+    const auto gradient_error = [=](const Tensor& d) {
+      Tensor expected = head(logits);
+      ops::cross_entropy_gradient(expected, some_targets(), Tensor::full({1}, 1.0, DType::F64));
+      return bf16_error(head(d), expected);
+    };
     auto d = std::make_shared<Tensor>(Tensor::empty({rows, vocab}, DType::BF16, device_));
     cases_.push_back({"cross-entropy, backward", logits.shape(), 4 * size,
-                      [=] { ops::cross_entropy_backward(*d, logits, targets, known, scale, 0); },
+                      [=] { ops::cross_entropy_backward(*d, logits, targets, known, scale); },
+                      [=] { return gradient_error(*d); }});
+    cases_.push_back(
+        {"cross-entropy, both at once", logits.shape(), 4 * size,
+         [=] { ops::cross_entropy_gradient(*d, targets, scale); },  // of whatever *d is
+         [=] {
+           Tensor fresh = logits.clone();
+           ops::cross_entropy_gradient(fresh, targets, scale);
+           return gradient_error(fresh);
+         }});
+    const QuantSpec row = parse_spec("int8:row:recip:sr"),
+                    column = parse_spec("int8:group256:recip:sr");
+    if (!has_dlogits_pair(logits, row, column)) return;
+    auto q = std::make_shared<QTensor>(QTensor::empty(row, rows, vocab, device_));
+    auto t = std::make_shared<QTensor>(QTensor::empty(column, vocab, rows, device_));
+    auto losses = std::make_shared<Tensor>(Tensor::empty({rows}, DType::F32, device_));
+    cases_.push_back({"dlogits as int8, both ways, stochastic", logits.shape(), 4 * size,
+                      [=, device = device_] {
+                        NIBBLE_DISPATCH(
+                            device,
+                            quant_dlogits(q->payload(), q->scales(), t->payload(), t->scales(),
+                                          *losses, logits, targets, scale, row, column, {7, 9}));
+                      },
                       [=] {
-                        const std::int64_t k = std::min(kChecked, rows);
-                        const Tensor part = head(logits), t = targets.slice(0, 0, k).to(kCpu);
-                        Tensor expected = Tensor::empty(part.shape(), DType::F64);
-                        ops::cross_entropy_backward(expected, part, t, lse_of(part, t),
-                                                    Tensor::full({1}, 1.0, DType::F64), 0);
-                        return bf16_error(head(*d), expected);
+                        Tensor fresh = logits.clone();
+                        ops::cross_entropy_gradient(fresh, targets, scale);
+                        return std::max(code_error(*q, fresh, false), code_error(*t, fresh, true));
                       }});
   }
 

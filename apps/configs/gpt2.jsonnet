@@ -1,7 +1,7 @@
 // GPT-2 small, 524,288 tokens a step. Batch and accumulation fit a large GPU; keep their product.
 {
-  // 50,257 tokens in rows that fill tensor cores; all logits of a batch at once (3.1 GiB) spare a product.
-  model: { size: 'gpt2', compute: 'bf16', vocab: 50304, vocab_chunk: 50304 },
+  // 50,257 tokens in rows that fill tensor cores.
+  model: { size: 'gpt2', compute: 'bf16', vocab: 50304 },
   trainer: {
     batch: 32,
     accumulation: 16,

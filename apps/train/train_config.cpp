@@ -60,7 +60,7 @@ Gpt2Config gpt2_of(const ModelConfig& m, std::int64_t dataset_vocab) {
   g.checkpoint_blocks = m.checkpoint_blocks;
   g.recompute = recompute_of(m.recompute).value_or(Recompute::None);
   g.recompute_blocks = m.recompute_blocks.value_or(-1);
-  g.vocab_chunk = m.vocab_chunk;
+  g.token_chunk = m.token_chunk;
   g.gelu = m.gelu == "erf" ? ops::Gelu::Erf : ops::Gelu::Tanh;
   g.norm_epsilon = m.norm_epsilon;
   g.compute = parse_dtype(m.compute);

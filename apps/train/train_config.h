@@ -27,7 +27,7 @@ struct ModelConfig {
   bool checkpoint_blocks = false;
   std::string recompute = "none";  // none, inputs, mlp, products or sums: models/gpt2.h
   std::optional<std::int64_t> recompute_blocks;  // that go beyond inputs; null: all
-  std::int64_t vocab_chunk = 8192;
+  std::int64_t token_chunk = 0;                  // rows of logits at a time; 0: chosen by size
   std::string gelu = "tanh";
   double norm_epsilon = 1e-5;
   std::string compute = "f32";  // of activations and of the dense products' operands: f32 or bf16
@@ -109,7 +109,7 @@ void visit(V& v, ModelConfig& c) {
   v.check(recompute_of(c.recompute).has_value(), "recompute",
           "got \"{}\" expected \"none\", \"inputs\", \"mlp\", \"products\" or \"sums\"",
           c.recompute);
-  v("vocab_chunk", c.vocab_chunk, config::at_least(1));
+  v("token_chunk", c.token_chunk, config::at_least(0));
   v("gelu", c.gelu);
   v("norm_epsilon", c.norm_epsilon, config::above(0.0));
   v.check(c.type == "gpt2", "type", "got \"{}\" expected \"gpt2\"", c.type);

@@ -207,15 +207,25 @@ struct Consumer {
       const std::uint32_t r = item.row + row + half * 8;
       if (r >= p.m) break;
       auto* const to = static_cast<float*>(out.c) + r * out.stride + item.col + thread % 4 * 2;
+      // What is added to comes several at a time: one by one its latency would be the kernel's
+      // time.
+      constexpr int kAhead = 4;
+      static_assert(kSums / 4 % kAhead == 0);
 #pragma unroll
-      for (int j = 0; j < kSums / 4; ++j) {
-        Vector<float, 2> v{{results[j * 4 + half * 2], results[j * 4 + half * 2 + 1]}};
+      for (int first = 0; first < kSums / 4; first += kAhead) {
+        Vector<float, 2> v[kAhead];
         if (out.accumulate) {
-          const auto before = load_vector<float, 2>(to + j * 8);
-          v[0] = __fadd_rn(before.v[0], v[0]);
-          v[1] = __fadd_rn(before.v[1], v[1]);
+#pragma unroll
+          for (int k = 0; k < kAhead; ++k) v[k] = load_vector<float, 2>(to + (first + k) * 8);
         }
-        store_vector(to + j * 8, v);
+#pragma unroll
+        for (int k = 0; k < kAhead; ++k) {
+          const float* const f = results + (first + k) * 4 + half * 2;
+          v[k] = out.accumulate
+                     ? Vector<float, 2>{{__fadd_rn(v[k][0], f[0]), __fadd_rn(v[k][1], f[1])}}
+                     : Vector<float, 2>{{f[0], f[1]}};
+          store_vector(to + (first + k) * 8, v[k]);
+        }
       }
     }
   }

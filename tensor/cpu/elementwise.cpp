@@ -120,4 +120,18 @@ void axpy(Tensor& y, const Tensor& x, double alpha) {
   });
 }
 
+void scale_by(Tensor& y, const Tensor& x, const Tensor& factor, bool accumulate) {
+  NIBBLE_FLOAT_SWITCH(y.dtype(), "scale_by", T, {
+    using C = compute_t<T>;
+    const C m = *factor.data<C>();
+    T* out = y.data<T>();
+    if (accumulate)
+      map(
+          out, y.numel(), [m](C v, C u) { return std::fma(m, u, v); }, out, x.data<T>());
+    else
+      map(
+          out, y.numel(), [m](C u) { return m * u; }, x.data<T>());
+  });
+}
+
 }  // namespace nibble::cpu

@@ -43,6 +43,15 @@ struct Affine {
   float scale, shift;
   __device__ float operator()(float x) const { return std::fma(scale, x, shift); }
 };
+// By a factor that lies on the device.
+struct Scaled {
+  const float* factor;
+  __device__ float operator()(float x) const { return *factor * x; }
+};
+struct ScaledSum {
+  const float* factor;
+  __device__ float operator()(float y, float x) const { return std::fma(*factor, x, y); }
+};
 struct Axpy {
   float alpha;
   __device__ float operator()(float y, float x) const { return std::fma(alpha, x, y); }
@@ -117,6 +126,17 @@ void axpy(Tensor& y, const Tensor& x, double alpha) {
     T* out = y.data<T>();
     NIBBLE_CUDA_FLOAT_SWITCH(x.dtype(), "axpy", U,
                              map(out, y.numel(), f, static_cast<const T*>(out), x.data<U>()));
+  });
+}
+
+void scale_by(Tensor& y, const Tensor& x, const Tensor& factor, bool accumulate) {
+  const auto* m = factor.data<float>();
+  NIBBLE_CUDA_FLOAT_SWITCH(y.dtype(), "scale_by", T, {
+    T* out = y.data<T>();
+    if (accumulate)
+      map(out, y.numel(), ScaledSum{m}, static_cast<const T*>(out), x.data<T>());
+    else
+      map(out, y.numel(), Scaled{m}, x.data<T>());
   });
 }
 

@@ -1,86 +1,119 @@
-// Cross-entropy over vocabulary chunks. The update reads the logits once (2 or 4 bytes each): a
-// thread keeps a running maximum and sum and rescales once in four vectors. The backward reads and
-// writes them once, elementwise, in place if asked. Both are bound by memory for bf16; the f32 ones
-// spend more on the exponential, which is the CPU's. Rows need not be aligned: an odd vocabulary
-// costs a second load of each 16 bytes, which the first-level cache serves.
-#include "tensor/cuda/rows.cuh"
+// Cross-entropy of rows. The forward reads the logits once (2 or 4 bytes each): a thread keeps a
+// running maximum and sum and rescales once in four vectors. The backward reads and writes them
+// once, elementwise, in place if asked. Both at once keep a row of bf16 (50,304 are 98 KB) in
+// shared memory between its two sweeps, so that it is read and written once, 4 bytes an element;
+// about 14 operations and two exponentials (16 a clock) each. All are bound by memory for bf16; the
+// f32 ones spend more on the exponential, which is the CPU's. Rows need not be aligned: an odd
+// vocabulary costs a second load of each 16 bytes, which the first-level cache serves. Measured:
+// tests/bench/results/2026-11-29-classifier.md.
+#include "tensor/cuda/loss.cuh"
+#include "tensor/cuda/matrix_loads.cuh"
 #include "tensor/kernels.h"
 
 namespace nibble::cuda {
 namespace {
 
-// Targets below 0 are ignored rows here; ops::check_targets reports those below −1.
 template <class T, class Tile>
 __global__ void __launch_bounds__(Tile::kBlock)
-    update_kernel(float* max, float* sum, float* target_logit, const T* logits,
-                  const std::int32_t* targets, std::int64_t rows, int cols, std::int64_t begin) {
-  constexpr int V = kVector<T>, kAtOnce = 4, kStep = Tile::kThreads * V;
-  __shared__ float scratch[2][Tile::kBlockWarps];
+    forward_kernel(float* losses, float* lse, const T* logits, const std::int32_t* targets,
+                   std::int64_t rows, int cols) {
+  __shared__ float scratch[3][Tile::kBlockWarps];
   const std::int64_t row = Tile::row();
   const int n = row < rows ? cols : 0;
   const T* from = logits + row * cols;
-  const T none = from_float<T>(-INFINITY);
-  ExpSum<T> total;
-  for (std::int64_t first = Tile::thread() * V; first < n; first += kAtOnce * kStep) {
-    Vector<T, V> loaded[kAtOnce];
-    Vector<float, V> x[kAtOnce];
-#pragma unroll
-    for (int j = 0; j < kAtOnce; ++j) {
-      const std::int64_t at = first + j * kStep;
-#pragma unroll
-      for (int e = 0; e < V; ++e) loaded[j][e] = none;
-      if (at < n) loaded[j] = load_row_part<T, Tile>(from, static_cast<int>(at), n, none);
-    }
-#pragma unroll
-    for (int j = 0; j < kAtOnce; ++j) x[j] = widened<T>(loaded[j]);
-    total.add(x);
-  }
-  total.template reduce<Tile>(scratch[0], scratch[1]);
+  const loss::Statistics found = loss::statistics_of<T, Tile, false>(
+      n, -1, scratch,
+      [&](std::int64_t first, int, auto& x) { loss::load_batch<T, Tile>(from, n, first, x); });
   if (n == 0 || Tile::thread() != 0) return;
-  const float old = max[row], m = max_or_nan(old, total.max);
-  const float at = ExpSum<T>::reference(m);
-  // The running values are f32 and few: they get the exact exponential.
-  sum[row] = fmaf(sum[row], scalar::exp(old - at), total.sum * scalar::exp(total.max - at));
-  max[row] = m;
-  const std::int64_t column = targets[row] - begin;
-  if (targets[row] >= 0 && column >= 0 && column < n) target_logit[row] = to_float(from[column]);
+  const int target = loss::column_of(targets[row], n);
+  lse[row] = found.lse;
+  losses[row] = target < 0 ? 0.0f : found.lse - to_float(from[target]);
+}
+
+// Rows of whole bf16 vectors that shared memory holds: each thread copies the vectors that it will
+// sweep over twice, so only the reductions are a matter of the block.
+constexpr int kMostBatches = 4;
+template <class Tile>
+constexpr int kBatchColumns = loss::kAtOnce* Tile::kThreads* kVector<bfloat16>;
+
+template <class Tile>
+__global__ void __launch_bounds__(Tile::kBlock, 2)
+    resident_kernel(float* losses, bfloat16* logits, const std::int32_t* targets,
+                    const float* scale, std::int64_t rows, int cols) {
+  using T = bfloat16;
+  constexpr int V = kVector<T>, kStep = Tile::kThreads * V;
+  static_assert(Tile::kRows == 1 && Tile::kWhole);
+  extern __shared__ __align__(16) unsigned char memory[];
+  __shared__ float scratch[3][Tile::kBlockWarps];
+  T* const held = reinterpret_cast<T*>(memory);
+  // The product wrote the last rows last: they may still lie in the second-level cache.
+  const std::int64_t row = rows - 1 - blockIdx.x;
+  T* const to = logits + row * cols;
+  const int target = loss::column_of(targets[row], cols);
+  if (target < 0) {
+    for (int at = Tile::thread() * V; at < cols; at += kStep) store_vector(to + at, Vector<T, V>{});
+    if (Tile::thread() == 0) losses[row] = 0;
+    return;
+  }
+#pragma unroll
+  for (int batch = 0; batch < kMostBatches; ++batch) {
+#pragma unroll
+    for (int j = 0; j < loss::kAtOnce; ++j) {
+      const int at = batch * kBatchColumns<Tile> + j * kStep + Tile::thread() * V;
+      if (at < cols) copy_async(shared_address(held + at), to + at, 16);
+    }
+    commit_copies();
+  }
+  const loss::Statistics found = loss::statistics_of<T, Tile, false>(
+      cols, -1, scratch, [&](std::int64_t first, int batch, auto& x) {
+        switch (batch) {
+          case 0: wait_for_copies<3>(); break;
+          case 1: wait_for_copies<2>(); break;
+          case 2: wait_for_copies<1>(); break;
+          default: wait_for_copies<0>();
+        }
+        loss::load_batch<T, Tile>(held, cols, first, x);
+      });
+  const float factor = *scale;
+  for (int at = Tile::thread() * V; at < cols; at += kStep) {
+    const Vector<float, V> x = widened<T>(load_vector(held + at));
+    Vector<float, V> y;
+#pragma unroll
+    for (int e = 0; e < V; ++e) y[e] = loss::gradient_of<T>(x[e], found.lse, factor, false);
+    store_vector(to + at, narrowed<T>(y));
+  }
+  if (target / V % Tile::kThreads != Tile::thread()) return;  // else this thread stored it
+  const float x = to_float(held[target]);
+  to[target] = from_float<T>(loss::gradient_of<T>(x, found.lse, factor, true));
+  losses[row] = found.lse - x;
 }
 
 struct BackwardInputs {
   const std::int32_t* targets;
   const float* lse;
-  const void* scale;
-  bool scale_is_f32;
-  std::int64_t begin;
+  const float* scale;
   std::int64_t rows, cols;
-
-  __device__ float factor() const {
-    return scale_is_f32 ? *static_cast<const float*>(scale)
-                        : to_float(*static_cast<const bfloat16*>(scale));
-  }
 };
 
 template <class T>
 struct RowGradient {
   float lse = 0, factor = 0;
-  std::int64_t column = -1;  // of the target in this chunk, maybe outside it
+  int column = -1;  // of the target
   bool ignored = true;
 
   __device__ RowGradient(const BackwardInputs& in, std::int64_t row)
-      : lse(in.lse[row]), factor(in.factor()) {
-    const std::int32_t target = in.targets[row];
-    ignored = target < 0;
-    column = ignored ? -1 : target - in.begin;
-  }
+      : lse(in.lse[row]),
+        factor(*in.scale),
+        column(loss::column_of(in.targets[row], static_cast<int>(in.cols))),
+        ignored(column < 0) {}
   __device__ float operator()(float x, bool is_target) const {
-    const float p = row_exp<T>(x - lse);
-    return ignored ? 0.0f : (is_target ? p - 1.0f : p) * factor;
+    return ignored ? 0.0f : loss::gradient_of<T>(x, lse, factor, is_target);
   }
 };
 
 constexpr int kVectorsOfThread = 2;
 
-// The chunk as one array: V elements at once where both tensors are aligned, for rows may start
+// The logits as one array: V elements at once where both tensors are aligned, for rows may start
 // anywhere. I counts elements.
 template <int V, class T, class I>
 __global__ void __launch_bounds__(256)
@@ -98,7 +131,7 @@ __global__ void __launch_bounds__(256)
     I row = i / cols, at = i - row * cols;
     RowGradient<T> gradient(in, row);
     if (V > 1 && at + V <= cols) {
-      const std::int64_t ahead = gradient.column - at;
+      const std::int64_t ahead = gradient.column - static_cast<std::int64_t>(at);
       const int target = ahead >= 0 && ahead < V ? static_cast<int>(ahead) : -1;
       Vector<float, kVector<T>> y;
 #pragma unroll
@@ -111,7 +144,8 @@ __global__ void __launch_bounds__(256)
         at = 0;
         gradient = RowGradient<T>(in, ++row);
       }
-      dlogits[j] = from_float<T>(gradient(to_float(logits[j]), at == gradient.column));
+      dlogits[j] = from_float<T>(
+          gradient(to_float(logits[j]), static_cast<std::int64_t>(at) == gradient.column));
     }
   }
 }
@@ -122,41 +156,47 @@ void launch_gradient(T* dlogits, const T* logits, const BackwardInputs& in) {
   launch(gradient_kernel<V, T, I>, static_cast<unsigned>(blocks), 256, 0, dlogits, logits, in);
 }
 
+template <class T>
+void forward(Tensor& losses, Tensor& lse, const Tensor& logits, const Tensor& targets) {
+  const int cols = row_length("cross_entropy", logits);
+  const T* from = logits.data<T>();
+  const auto run = [&](auto tile) {
+    using Tile = decltype(tile);
+    launch(forward_kernel<T, Tile>, Tile::blocks(logits.rows()), Tile::kBlock, 0,
+           losses.data<float>(), lse.data<float>(), from, targets.data<std::int32_t>(),
+           logits.rows(), cols);
+  };
+  if (are_whole_rows<T>(cols, from))
+    loss::with_tile<true>(cols, run);
+  else
+    loss::with_tile<false>(cols, run);
+}
+
+template <class Tile>
+void resident(Tensor& losses, Tensor& logits, const Tensor& targets, const Tensor& scale) {
+  const auto bytes = static_cast<int>(logits.cols() * 2);
+  NIBBLE_CUDA_CHECK(cudaFuncSetAttribute(resident_kernel<Tile>,
+                                         cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  launch(resident_kernel<Tile>, static_cast<unsigned>(logits.rows()), Tile::kBlock, bytes,
+         losses.data<float>(), logits.data<bfloat16>(), targets.data<std::int32_t>(),
+         scale.data<float>(), logits.rows(), static_cast<int>(logits.cols()));
+}
+
 }  // namespace
 
-void cross_entropy_update(Tensor& max, Tensor& sum, Tensor& target_logit, const Tensor& logits,
-                          const Tensor& targets, std::int64_t begin) {
-  const int cols = row_length("cross_entropy", logits);
-  NIBBLE_CUDA_FLOAT_SWITCH(logits.dtype(), "cross_entropy", T, {
-    const auto run = [&](auto tile) {
-      using Tile = decltype(tile);
-      launch(update_kernel<T, Tile>, Tile::blocks(logits.rows()), Tile::kBlock, 0,
-             max.data<float>(), sum.data<float>(), target_logit.data<float>(), logits.data<T>(),
-             targets.data<std::int32_t>(), logits.rows(), cols, begin);
-    };
-    const bool whole = are_whole_rows<T>(cols, logits.data<T>());
-    if (cols <= 1024)
-      whole ? run(RowTile<1, 0, true>{}) : run(RowTile<1, 0>{});
-    else
-      whole ? run(RowTile<8, 0, true>{}) : run(RowTile<8, 0>{});
-  });
+void cross_entropy(Tensor& losses, Tensor& lse, const Tensor& logits, const Tensor& targets) {
+  NIBBLE_CUDA_FLOAT_SWITCH(logits.dtype(), "cross_entropy", T,
+                           forward<T>(losses, lse, logits, targets));
 }
 
 void cross_entropy_backward(Tensor& dlogits, const Tensor& logits, const Tensor& targets,
-                            const Tensor& lse, const Tensor& scale, std::int64_t begin) {
-  constexpr const char* kOp = "cross_entropy";
-  NIBBLE_CHECK(scale.dtype() == DType::F32 || scale.dtype() == DType::BF16, kOp,
-               "got scale {}, expected f32 or bf16", describe(scale));
-  NIBBLE_CUDA_FLOAT_SWITCH(logits.dtype(), kOp, T, {
+                            const Tensor& lse, const Tensor& scale) {
+  NIBBLE_CUDA_FLOAT_SWITCH(logits.dtype(), "cross_entropy", T, {
     T* to = dlogits.data<T>();
     const T* from = logits.data<T>();
-    const BackwardInputs in{targets.data<std::int32_t>(),
-                            lse.data<float>(),
-                            scale.raw(),
-                            scale.dtype() == DType::F32,
-                            begin,
-                            logits.rows(),
-                            logits.cols()};
+    row_length("cross_entropy", logits);
+    const BackwardInputs in{targets.data<std::int32_t>(), lse.data<float>(), scale.data<float>(),
+                            logits.rows(), logits.cols()};
     constexpr int V = kVector<T>;
     // 32-bit divisions are the cheaper ones; the margin keeps a last block's counts from wrapping.
     const bool small = logits.numel() < (std::int64_t{1} << 31);
@@ -167,6 +207,19 @@ void cross_entropy_backward(Tensor& dlogits, const Tensor& logits, const Tensor&
     else
       launch_gradient<V, T, std::uint64_t>(to, from, in);
   });
+}
+
+void cross_entropy_gradient(Tensor& losses, Tensor& logits, const Tensor& targets,
+                            const Tensor& scale) {
+  const std::int64_t cols = logits.cols();
+  const bool whole = logits.dtype() == DType::BF16 && cols > 1024 && cols <= INT_MAX &&
+                     are_whole_rows<bfloat16>(static_cast<int>(cols), logits.data<bfloat16>());
+  if (whole && cols <= 16384) return resident<RowTile<8, 0, true>>(losses, logits, targets, scale);
+  if (whole && cols <= kMostBatches * kBatchColumns<RowTile<16, 0, true>>)
+    return resident<RowTile<16, 0, true>>(losses, logits, targets, scale);
+  Tensor lse = Tensor::empty(losses.shape(), DType::F32, logits.device());
+  cross_entropy(losses, lse, logits, targets);
+  cross_entropy_backward(logits, logits, targets, lse, scale);
 }
 
 }  // namespace nibble::cuda

@@ -190,14 +190,12 @@ class Builder {
       return shapes({{s_.tokens, s_.vocab}}, {}, 5);
     }
     if (!is("linear_cross_entropy")) return false;
-    const bool whole = row_.variant == "one chunk";
-    const std::int64_t chunk = whole ? s_.vocab : s_.vocab / 4;
+    const std::int64_t chunk = row_.variant == "one chunk" ? s_.tokens : (s_.tokens + 3) / 4;
     case_.fn = [targets, chunk](const OpArgs& a) {
-      return linear_cross_entropy(a.x[0], *a.p[0], targets, {}, {.vocab_chunk = chunk});
+      return linear_cross_entropy(a.x[0], *a.p[0], targets, {}, {.token_chunk = chunk});
     };
-    // Logits that don't all exist at once are formed again.
     return shapes({{s_.tokens, c_}}, {{s_.vocab, c_}}), scaled_weights(),
-           work(products(s_.tokens, s_.vocab, c_), whole ? 2 : 3);
+           work(products(s_.tokens, s_.vocab, c_));
   }
 
   bool attention_case() {

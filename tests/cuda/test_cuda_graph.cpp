@@ -37,7 +37,7 @@ Training train(const std::string& recipe_text, const std::string& moments, bool 
   const Recipe recipe = recipes::parse(recipe_text);
   Gpt2Config c;
   c.vocab = 300, c.context = 64, c.layers = 2, c.heads = 2, c.width = 128;
-  c.compute = DType::BF16, c.vocab_chunk = 128, c.checkpoint_blocks = checkpoint_blocks;
+  c.compute = DType::BF16, c.token_chunk = 128, c.checkpoint_blocks = checkpoint_blocks;
   c.embedding_dropout = c.attention_dropout = c.residual_dropout = dropout;
   Gpt2 model(c, recipe, 42, kGpu);
   AdamOptions options;
@@ -111,8 +111,9 @@ void check_same(const Training& a, const Training& b) {
 }  // namespace
 
 GPU_TEST("cuda graph: recorded training gives the bits of eager training") {
-  for (const char* recipe : {"none", "int8", "w8a8g8", "int8,weights=int8", "none,weights=bf16",
-                             "int8_block128", "int8_rowwise,weights=bf16", "fp8_rowwise"})
+  for (const char* recipe :
+       {"none", "int8", "int8,lm_head=on", "w8a8g8", "int8,weights=int8", "none,weights=bf16",
+        "int8_block128", "int8_rowwise,weights=bf16", "fp8_rowwise"})
     for (const char* moments : {"f32", "dyn8:group256", "int8:group128:sr"})
       for (const double dropout : {0.0, 0.1}) {
         if (!in_sample()) continue;
