@@ -139,9 +139,12 @@ struct SelfAttentionNode {
   }
 };
 
-// The sum of x and a result that is made again is made again itself.
+// The sum of x and a result that is made again is made again itself; not of a sum that is, or all
+// blocks would be.
 void remake_sum(Var& sum, const Var& x, const Var& r) {
-  if (!Tape::active() || !r.remade() || x.shape() != r.shape() || x.dtype() != r.dtype()) return;
+  if (!Tape::active() || !r.remade() || x.remade() || x.shape() != r.shape() ||
+      x.dtype() != r.dtype())
+    return;
   sum.set_remade(
       std::make_shared<Remade>([a = Saved(x, ops::contiguous(x.tensor())), b = r.remade()] {
         return ops::add(a.get(), b->get());

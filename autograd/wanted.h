@@ -18,9 +18,9 @@ struct Wanted {
   bool column_sums = false;  // sums over the rows are read: a bias's gradient
 };
 
-// One pass over `source` that writes what is wanted of the matrix it stands for, which is not kept
-// itself; `shape`: the tensor's, whose rows the matrix has. Allocates what else the source writes.
-// Nothing happens where no kernel serves.
+// Writes what is wanted of the matrix that `source` stands for, which is not kept itself, in one
+// pass (two for a norm and its transpose); `shape`: the tensor's, whose rows the matrix has.
+// Allocates what else the source writes. Nothing happens where no kernel serves.
 std::optional<Encoded> encode_pair(PairSource& source, const Shape& shape, const Wanted& wanted);
 
 }  // namespace nibble

@@ -36,10 +36,11 @@ struct PairSource {
   Tensor residual, sum;  // [rows, cols] of x's dtype; sum: out
   Tensor dy;             // [rows, cols] of x's dtype
 };
-// Whether quant_pair serves: signed integers, reciprocal steps and one rounding in both (noise for
-// Plain and GeluBackward only); one scale a row or 128 of its columns; groups of 128 or 256 rows in
-// columns (`by_column` is stated for the transpose). Multiples of 16 rows and 8 columns, inputs at
-// multiples of 16 bytes. The same on every device.
+// Whether quant_pair serves: no layer norms (source_kernels.h); signed integers, reciprocal steps
+// and one rounding in both (noise for Plain and GeluBackward only); one scale a row or 128 columns
+// of it; groups of 128 or 256 rows in columns (`by_column`, for the transpose). Multiples of 16
+// rows and 8 columns, inputs at multiples of 16 bytes, at most 2^35 elements. The same on every
+// device.
 bool has_pair(const PairSource& source, const QuantSpec& by_row, const QuantSpec& by_column);
 
 // Whether quant_dlogits serves these logits: BF16, has_pair's specs with one scale a row, which may

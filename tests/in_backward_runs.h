@@ -43,7 +43,7 @@ inline InBackwardEnd train_in_backward(const InBackwardCase& c, When when, Devic
   const Recipe recipe = recipes::parse(c.recipe);
   Gpt2Config config;
   config.vocab = 160, config.context = 32, config.layers = 2, config.heads = 2, config.width = 64;
-  config.vocab_chunk = 96, config.embedding_dropout = config.residual_dropout = 0.1;
+  config.token_chunk = 96, config.embedding_dropout = config.residual_dropout = 0.1;
   config.tie_embeddings = c.tied, config.checkpoint_blocks = c.checkpointed;
   config.compute = c.compute;
   Gpt2 model(config, recipe, 3, device, [&](Parameter& p) {

@@ -155,7 +155,7 @@ class Inspect(TrainedCase):
         memory = report["memory"]
         self.assertEqual(memory["parameters"], sum(p["bytes"] for p in report["parameters"]))
         categories = ("parameters", "gradients", "moments", "activations", "encodings", "logits", "workspace", "batch")
-        self.assertEqual(set(memory), set(categories) | {"peak", "checkpoint"})
+        self.assertEqual(set(memory), set(categories) | {"peak", "process", "checkpoint"})
         self.assertEqual(memory["peak"], sum(memory[k] for k in categories))
         everything = sum(p["tensors"] for p in report["parameters"])
         self.assertEqual(report["update"], {"optimizer": "adamw", "at_once": everything, "apart": {}})
@@ -242,6 +242,21 @@ class Inspect(TrainedCase):
         self.assertLess(small["moments"], 2.2 * weights)
         self.assertLess(small["activations"], plain["activations"])
         self.assertEqual(memory("model.compute=bf16", "trainer.batch=4")["parameters"], 4 * weights)
+
+    def test_memory_by_module(self):
+        """What linear layers keep has closed forms, and goes with each level of recomputation."""
+        def parts(level):
+            settings = ("model.compute=bf16", "trainer.batch=32", "recipe=int8", f"model.recompute={level}")
+            report = self.inspect("gpt2.jsonnet", *(w for s in settings for w in ("--set", s)))
+            for category in ("activations", "workspace"):
+                named = sum(b for name, b in report["memory_by_module"].items() if name.startswith(category + ": "))
+                self.assertLessEqual(named, report["memory"][category])
+            return {name: b for name, b in report["memory_by_module"].items() if name.startswith("activations: ")}
+        row = 12 * 32 * 1024 * 768 * 2  # of all blocks
+        kept = {level: parts(level) for level in ("inputs", "mlp", "products", "sums")}
+        self.assertEqual([kept[level].get("activations: mlp.fc1", 0) for level in kept], [4 * row, 0, 0, 0])
+        self.assertEqual([kept[level].get("activations: attn.qkv", 0) for level in kept], [3 * row, 3 * row, 0, 0])
+        self.assertAlmostEqual(kept["products"]["activations: blocks"] - kept["sums"]["activations: blocks"], row, delta=row / 10)
 
     def test_memory_is_what_training_takes(self):
         """The peak of real steps by the plan; kernels take a little scratch of their own."""

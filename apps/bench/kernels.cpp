@@ -3,31 +3,16 @@
 #include <algorithm>
 #include <cmath>
 
+#include "apps/bench/kernel_case.h"
 #include "apps/bench/meter.h"
-#include "optim/adam.h"
-#include "optim/encodings.h"
 #include "quant/pair_twin.h"
 #include "quant/qtensor.h"
+#include "quant/source_kernels.h"
 #include "tensor/ops.h"
-#include "tensor/recorded_work.h"
+#include "tensor/residual.h"
 
 namespace nibble::bench {
 namespace {
-
-constexpr std::int64_t kChecked = 8;  // rows that are compared with f64
-
-struct Case {
-  std::string name;
-  Shape shape;
-  double bytes;
-  std::function<void()> run;
-  std::function<double()> error;  // after a run
-};
-
-// NaN is the worst, and stays.
-double worse(double worst, double error) {
-  return std::isnan(worst) || error <= worst ? worst : error;
-}
 
 // |got − expected| against half a unit of bf16's last place, and the rounding of f32 before it.
 double bf16_error(const Tensor& got, const Tensor& expected) {
@@ -54,18 +39,17 @@ class Kernels {
     elementwise();
     quantizers();
     pairs();
+    sources();
     classifier(o.vocab);
-    updates(o.vocab);
+    for (Case& c : update_cases(o)) cases_.push_back(std::move(c));
   }
   std::vector<Case>& cases() { return cases_; }
 
  private:
   Tensor normal(const Shape& shape, std::uint32_t site, DType dtype = DType::BF16) const {
-    return Tensor::normal(shape, 0, 1, RngKey{41, site}, DType::F32, device_).to(dtype);
+    return normal_numbers(shape, site, dtype, device_);
   }
-  static Tensor head(const Tensor& x) {
-    return x.slice(0, 0, std::min(kChecked, x.size(0))).to(kCpu).to(DType::F64);
-  }
+  static std::int64_t checked_rows(const QTensor& q) { return std::min(kChecked, q.rows()); }
   double n() const { return static_cast<double>(tokens_ * width_); }
   // A case whose result has its row i from row i of the inputs.
   void by_rows(const char* name, double bytes, const std::vector<Tensor>& in,
@@ -89,6 +73,14 @@ class Kernels {
     const Tensor gain = normal({width_}, 3), bias = normal({width_}, 4);
     by_rows("layer norm", 4 * n() + 8.0 * static_cast<double>(tokens_), {x_, gain, bias},
             [](const auto& in) { return ops::layer_norm(in[0], in[1], in[2]).y; });
+    auto both = std::make_shared<ops::AddedNorm>();
+    cases_.push_back({"add and layer norm", x_.shape(),
+                      8 * n() + 8.0 * static_cast<double>(tokens_),
+                      [=, x = x_, r = dy_] { *both = ops::add_layer_norm(x, r, gain, bias); },
+                      [=, x = x_, r = dy_] {
+                        const Tensor y = ops::layer_norm(ops::add(x, r), gain, bias).y;
+                        return bf16_error(head(both->norm.y), head(y));
+                      }});
     layer_norm_backward(gain);
     by_rows("add", 6 * n(), {x_, dy_}, [](const auto& in) { return ops::add(in[0], in[1]); });
     by_rows("gelu", 4 * n(), {x_}, [](const auto& in) { return ops::gelu(in[0]); });
@@ -96,27 +88,38 @@ class Kernels {
             [](const auto& in) { return ops::gelu_backward(in[0], in[1], ops::Gelu::Tanh); });
   }
 
-  // dx, and dgamma and dbeta, which are added to f32 gradients.
+  // dx, and dgamma and dbeta, which are added to f32 gradients; then dx on top of x's gradient.
   void layer_norm_backward(const Tensor& gain) {
-    const auto pass = [](const Tensor& dy, const Tensor& x, const Tensor& gamma, DType sums) {
+    const auto pass = [](const Tensor& dy, const Tensor& x, const Tensor& gamma, DType sums,
+                         const Tensor& before) {
       const ops::NormResult norm = ops::layer_norm(x, gamma, Tensor());
       auto dx = std::make_shared<Tensor>(Tensor::empty(x.shape(), x.dtype(), x.device()));
       auto dgamma = std::make_shared<Tensor>(Tensor::zeros(gamma.shape(), sums, x.device()));
       auto dbeta = std::make_shared<Tensor>(dgamma->clone());
-      return std::pair{dx, [=] {
-                         NIBBLE_DISPATCH(x.device(),
-                                         layer_norm_backward(*dx, *dgamma, *dbeta, dy, x, gamma,
-                                                             norm.mean, norm.rstd));
-                       }};
+      return std::pair{
+          dx, [=, m = norm.mean, r = norm.rstd] {
+            if (before.defined())
+              NIBBLE_DISPATCH(x.device(), add_layer_norm_backward(*dx, *dgamma, *dbeta, dy, x,
+                                                                  gamma, m, r, before));
+            else
+              NIBBLE_DISPATCH(x.device(),
+                              layer_norm_backward(*dx, *dgamma, *dbeta, dy, x, gamma, m, r));
+          }};
     };
-    const auto [dx, run] = pass(dy_, x_, gain, DType::F32);
-    cases_.push_back({"layer norm backward", x_.shape(),
-                      6 * n() + 8.0 * static_cast<double>(tokens_), run,
+    const double statistics = 8.0 * static_cast<double>(tokens_);
+    const auto [dx, run] = pass(dy_, x_, gain, DType::F32, {});
+    cases_.push_back({"layer norm backward", x_.shape(), 6 * n() + statistics, run,
                       [=, dx = dx, dy = dy_, x = x_] {
                         const auto [expected, once] =
-                            pass(head(dy), head(x), gain.to(kCpu).to(DType::F64), DType::F64);
+                            pass(head(dy), head(x), gain.to(kCpu).to(DType::F64), DType::F64, {});
                         once();
                         return bf16_error(head(*dx), *expected);
+                      }});
+    const auto [sum, add] = pass(dy_, x_, gain, DType::F32, x_);
+    cases_.push_back({"layer norm backward, added to a gradient", x_.shape(), 8 * n() + statistics,
+                      add, [=, dx = dx, run = run, sum = sum, x = x_] {
+                        run();
+                        return bf16_error(head(*sum), head(ops::add(x, *dx)));
                       }});
   }
 
@@ -182,8 +185,6 @@ class Kernels {
     for (const Form& f : {Form{"pair", Kind::Plain, "", 4, false},
                           Form{"pair, stochastic, column sums", Kind::Plain, ":sr", 4, true},
                           Form{"pair, stochastic, column sums", Kind::Plain, ":sr", 4, true, 3},
-                          Form{"pair of layer norm", Kind::LayerNorm, "", 4, false},
-                          Form{"pair of add and layer norm", Kind::AddLayerNorm, "", 8, false},
                           Form{"pair of gelu", Kind::Gelu, "", 4, false, 4},
                           Form{"pair of gelu backward, stochastic, column sums", Kind::GeluBackward,
                                ":sr", 6, true, 4}}) {
@@ -193,17 +194,6 @@ class Kernels {
       PairSource s;
       s.kind = f.kind;
       s.x = f.widths == 1 ? x_ : normal({tokens_, cols}, 7);
-      if (f.kind == Kind::LayerNorm || f.kind == Kind::AddLayerNorm) {
-        s.gamma = normal({width_}, 3);
-        s.beta = normal({width_}, 4);
-        s.epsilon = 1e-5;
-        s.mean = Tensor::empty({tokens_}, DType::F32, device_);
-        s.rstd = s.mean.clone();
-      }
-      if (f.kind == Kind::AddLayerNorm) {
-        s.residual = dy_;
-        s.sum = Tensor::empty(x_.shape(), DType::BF16, device_);
-      }
       if (f.kind == Kind::GeluBackward) s.dy = normal(s.x.shape(), 8);
       if (!has_pair(s, row, column)) continue;
       auto q = std::make_shared<QTensor>(QTensor::empty(row, tokens_, cols, device_));
@@ -229,30 +219,46 @@ class Kernels {
     ops::column_sum_into(expected, x, false);
     return expected.to(kCpu).to_vector() == sums.to(kCpu).to_vector() ? 0.0 : INFINITY;
   }
-  static std::int64_t checked_rows(const QTensor& q) { return std::min(kChecked, q.rows()); }
-  static double code_error(const QTensor& q, const Tensor& x, bool transposed) {
-    const Tensor back = dequantize(transposed ? q.t() : q).to(kCpu);
-    const Tensor scales = q.scales().to(kCpu);
-    const std::vector<float> rows = x.to(kCpu).to_vector();
-    const std::vector<float> got = back.to_vector(), s = scales.to_vector();
-    const std::int64_t cols = x.size(1);
-    const Tile tile = q.spec().resolve(q.rows(), q.cols());
-    const double step = q.spec().rounding == Rounding::Stochastic ? 1.0 : 0.5;
-    double worst = 0;
-    for (std::int64_t i = 0; i < x.numel(); i += 37) {
-      const std::int64_t r = transposed ? i % cols : i / cols, c = transposed ? i / cols : i % cols;
-      const double scale =
-          s[static_cast<std::size_t>(r / tile.rows * scales.size(1) + c / tile.cols)];
-      const double value = rows[static_cast<std::size_t>(i)];
-      // Small floats (e4m3): half of the last of four digits, or of the subnormals' spacing.
-      const double allowed = q.spec().format.is_integer()
-                                 ? step * scale * 1.001
-                                 : std::fabs(value) / 16 * 1.001 + scale / 1024;
-      const double error =
-          std::fabs(value - static_cast<double>(got[static_cast<std::size_t>(i)])) / allowed;
-      worst = worse(worst, error);
+  // What a layer norm or GELU makes, encoded along one direction as it is made.
+  void sources() {
+    using Kind = PairSource::Kind;
+    struct Form {
+      const char* name;
+      Kind kind;
+      bool columns;
+      double bytes;  // an element
+    };
+    for (const Form& f : {Form{"layer norm, codes by row", Kind::LayerNorm, false, 3},
+                          Form{"add and layer norm, codes by row", Kind::AddLayerNorm, false, 7},
+                          Form{"codes by 256 tokens of a layer norm", Kind::LayerNorm, true, 3},
+                          Form{"codes by 256 tokens of gelu", Kind::Gelu, true, 3}}) {
+      const QuantSpec spec = parse_spec(f.columns ? "int8:group256:recip" : "int8:row:recip");
+      PairSource s;
+      s.kind = f.kind;
+      s.x = x_;
+      s.gamma = normal({width_}, 3);
+      s.beta = normal({width_}, 4);
+      s.epsilon = 1e-5;
+      s.mean = Tensor::empty({tokens_}, DType::F32, device_);
+      s.rstd = s.mean.clone();
+      if (f.kind == Kind::AddLayerNorm) {
+        s.residual = dy_;
+        s.sum = Tensor::empty(x_.shape(), DType::BF16, device_);
+      }
+      if (!(f.columns ? has_source_columns(s, spec) : has_norm_rows(s, spec))) continue;
+      if (f.columns) pair_matrix(s, {});  // mean and rstd
+      auto q = std::make_shared<QTensor>(QTensor::empty(spec, f.columns ? width_ : tokens_,
+                                                        f.columns ? tokens_ : width_, device_));
+      cases_.push_back(
+          {f.name, x_.shape(), f.bytes * n(),
+           [=, d = device_, columns = f.columns] {
+             if (columns)
+               NIBBLE_DISPATCH(d, quant_source_columns(q->payload(), q->scales(), s, spec, {7, 8}));
+             else
+               NIBBLE_DISPATCH(d, quant_norm_rows(q->payload(), q->scales(), s, spec));
+           },
+           [=, columns = f.columns] { return code_error(*q, pair_matrix(s, {}), columns); }});
     }
-    return worst;
   }
 
   void classifier(std::int64_t vocab) {
@@ -308,164 +314,6 @@ class Kernels {
                         ops::cross_entropy_gradient(fresh, targets, scale);
                         return std::max(code_error(*q, fresh, false), code_error(*t, fresh, true));
                       }});
-  }
-
-  // The parameters of a GPT-2 with random values and gradients, and AdamW over them.
-  struct Model {
-    std::vector<std::unique_ptr<Parameter>> own;
-    std::vector<Parameter*> all;
-    std::unique_ptr<AdamW> optimizer;
-    StepState state;
-    Tensor before, gradient;  // of a few rows of the first one
-    std::unique_ptr<RecordedWork> recorded;
-    int runs = 0;
-    explicit Model(Device device) : state(device) {}
-    // As a training step does: on a GPU recorded after the first time.
-    void run(const std::function<void()>& work) {
-      for (Parameter* p : all) p->set_has_grad(true);
-      if (runs++ == 0 || !RecordedWork::supported(state.device())) {
-        work();
-        return;
-      }
-      if (!recorded) {
-        recorded = std::make_unique<RecordedWork>(state.device());
-        recorded->record(work);
-      }
-      recorded->replay();
-    }
-  };
-  std::shared_ptr<Model> model_of(const std::vector<Shape>& shapes,
-                                  const AdamOptions& options) const {
-    auto m = std::make_shared<Model>(device_);
-    for (const Shape& shape : shapes) {
-      const auto site = static_cast<std::uint32_t>(100 + 2 * m->own.size());
-      m->own.push_back(std::make_unique<Parameter>(normal(shape, site, DType::F32)));
-      Parameter* p = m->own.back().get();
-      p->name = fmt::format("parameter {}", m->all.size());
-      p->grad_buffer().copy_from(normal(shape, site + 1, DType::F32));
-      m->all.push_back(p);
-    }
-    m->before = head(m->all.front()->storage());
-    m->gradient = head(m->all.front()->grad());
-    m->state.begin(0, 1e-3);
-    m->optimizer = std::make_unique<AdamW>(
-        std::vector<ParameterGroup>{{.parameters = m->all, .weight_decay = 0.1}}, options);
-    return m;
-  }
-  // Every update has the first one's sign and at most its size.
-  static double update_error(const Model& m) {
-    const std::vector<double> now = head(m.all.front()->storage()).to_vector<double>(),
-                              was = m.before.to_vector<double>(),
-                              g = m.gradient.to_vector<double>();
-    const auto steps = static_cast<double>(m.optimizer->updates());
-    double worst = 0;
-    for (std::size_t i = 0; i < now.size(); ++i) {
-      const double moved = now[i] - was[i] * std::pow(1 - 1e-4, steps);
-      if (std::fabs(g[i]) < 0.5) continue;  // small moments are coarse
-      const double share = -moved / (g[i] > 0 ? 1e-3 : -1e-3) / steps;
-      const double error = std::fabs(share - 1) / 0.5;
-      worst = worse(worst, error);
-    }
-    return worst;
-  }
-  static AdamOptions adam_options(const std::string& moments) {
-    AdamOptions options;
-    options.m.codec = find_codec(moments);
-    // Second moments are never negative.
-    options.v.codec = find_codec(moments == "dyn8:group256" ? "dynu8:group256" : moments);
-    return options;
-  }
-  // Whole updates: decode, update, encode. The parameters are there from the first run on.
-  void adam(const std::string& what, const std::vector<Shape>& shapes, const std::string& moments) {
-    const AdamOptions options = adam_options(moments);
-    double bytes = 0;
-    std::int64_t numel = 0;
-    for (const Shape& shape : shapes) {
-      const std::int64_t cols = shape[-1], rows = shape.numel() / cols;
-      numel += shape.numel();
-      for (const StateSlot* slot : {&options.m, &options.v}) {
-        const bool encoded = shape.numel() >= slot->min_elements;
-        const CodecPtr codec = encoded ? slot->codec : dense_codec();
-        bytes += 2 * static_cast<double>(codec->make(rows, cols, kMeta).bytes());
-      }
-    }
-    bytes += 12 * static_cast<double>(numel);
-    auto m = std::make_shared<std::shared_ptr<Model>>();
-    cases_.push_back({fmt::format("AdamW{}, moments {}", what, moments),
-                      shapes.size() == 1 ? shapes.front() : Shape{numel}, bytes,
-                      [=, this] {
-                        if (!*m) *m = model_of(shapes, options);
-                        (*m)->run([&] { (*m)->optimizer->step((*m)->state); });
-                      },
-                      [=] { return update_error(**m); }});
-  }
-  void norm(const std::string& what, const std::vector<Shape>& shapes) {
-    std::int64_t numel = 0;
-    for (const Shape& shape : shapes) numel += shape.numel();
-    auto m = std::make_shared<std::shared_ptr<Model>>();
-    cases_.push_back({"gradient norm" + what, Shape{numel}, 4 * static_cast<double>(numel),
-                      [=, this] {
-                        if (!*m) *m = model_of(shapes, {});
-                        (*m)->run([&] { queue_clip_gradients((*m)->all, 1, (*m)->state); });
-                      },
-                      [=] {
-                        double squares = 0;
-                        for (const Parameter* p : (*m)->all)
-                          squares += ops::sum_squares(p->grad()).item();
-                        return std::fabs((*m)->state.read().norm / std::sqrt(squares) - 1) / 1e-12;
-                      }});
-  }
-  // Of the linear layers, by row and turned, from f32.
-  void encodings(const std::string& what, std::vector<Shape> shapes) {
-    std::erase_if(shapes, [](const Shape& s) { return s.rank() < 2; });
-    shapes.erase(shapes.begin(), shapes.begin() + 2);
-    std::int64_t numel = 0;
-    for (const Shape& shape : shapes) numel += shape.numel();
-    const QuantSpec spec = parse_spec("int8:row:recip");
-    auto m = std::make_shared<std::shared_ptr<Model>>();
-    const auto first_run = [=, this] {
-      *m = model_of(shapes, {});
-      for (Parameter* p : (*m)->all)
-        for (const bool transposed : {false, true}) (void)p->encoded(spec, transposed, {});
-      hold_encodings((*m)->all);
-      keep_encodings((*m)->all);
-    };
-    cases_.push_back({"encodings of weights" + what, Shape{numel}, 6 * static_cast<double>(numel),
-                      [=] {
-                        if (!*m) first_run();
-                        (*m)->run([&] { refresh_encodings((*m)->all); });
-                      },
-                      [=] {
-                        Parameter& p = *(*m)->all.back();
-                        double worst = 0;
-                        for (const bool t : {false, true})
-                          worst = worse(worst, code_error(p.encoded(spec, t, {}), p.storage(), t));
-                        return worst;
-                      }});
-  }
-  static std::vector<Shape> gpt2(std::int64_t layers, std::int64_t c, std::int64_t vocab) {
-    std::vector<Shape> shapes{{vocab, c}, {1024, c}, {c}, {c}};
-    for (std::int64_t i = 0; i < layers; ++i)
-      for (const Shape& s :
-           {Shape{c}, Shape{c}, Shape{3 * c, c}, Shape{3 * c}, Shape{c, c}, Shape{c}, Shape{c},
-            Shape{c}, Shape{4 * c, c}, Shape{4 * c}, Shape{c, 4 * c}, Shape{c}})
-        shapes.push_back(s);
-    return shapes;
-  }
-  // One parameter, then those of GPT-2 124M and 1.56B at a width of 768; the latter on a GPU alone,
-  // and no wider.
-  void updates(std::int64_t vocab) {
-    for (const char* moments : {"f32", "dyn8:group256", "int4:group128:packed:sr"})
-      adam("", {{4 * width_, width_ * 16}}, moments);
-    const std::vector<Shape> small = gpt2(12, width_, vocab);
-    for (const char* moments : {"f32", "dyn8:group256"}) adam(", 12 layers", small, moments);
-    norm(", 12 layers", small);
-    encodings(", 12 layers", small);
-    if (!device_.is_cuda() || width_ > 768) return;  // at 1600 wide: 25 GB
-    const std::vector<Shape> large = gpt2(48, width_ * 25 / 12, vocab);
-    adam(", 48 layers", large, "dyn8:group256");
-    norm(", 48 layers", large);
-    encodings(", 48 layers", large);
   }
 
   Device device_;

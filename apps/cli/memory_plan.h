@@ -41,7 +41,7 @@ inline constexpr MemoryCategory kMemoryCategories[] = {
 // What a process on a GPU has in use beside its tensors at their peak, measured on an H200
 // (tests/bench/results/2026-11-29-memory.md): the CUDA context with a training step's kernels and
 // graph, cuBLASLt's workspace; and of the tensors' peak what lies between blocks.
-inline constexpr std::int64_t kGpuContext = std::int64_t{420} << 20;
+inline constexpr std::int64_t kGpuContext = std::int64_t{480} << 20;
 inline constexpr double kGpuSlack = 0.01;
 // What a process needs for tensors of this peak, and the peak that fits into so much memory. On a
 // CPU both are what they are given.

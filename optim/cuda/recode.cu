@@ -3,8 +3,10 @@
 // magnitudes of their rows and columns to the scratch, then they are encoded, in both orientations
 // from one read. Blocks take patches off one list, in which a weight's encoding comes a little
 // after its maxima: the second read is of the L2 cache, as far as the weight fits there. Reads 4
-// (2) bytes an element from memory and writes one for each orientation; about 25 operations an
-// element. 510 MB at GPT-2 124M, so 0.12 ms at 4.2 TB/s. Measured by `nibble bench kernels`.
+// (2) bytes an element from memory and writes one for each orientation; about 33 operations an
+// element. 510 MB at GPT-2 124M, so 0.12 ms at 4.2 TB/s; takes 0.21, bound by latency: a third of
+// the second reads miss the cache, and a patch is 32 elements a thread between barriers.
+// `nibble bench kernels` measures it.
 #include <algorithm>
 #include <memory>
 

@@ -2,13 +2,13 @@
 //
 // The first finds a row's loss and log-sum-exp and the step of its codes: (softmax − onehot) rises
 // with the logit, so its largest magnitude is that of the largest logit but the target's, or the
-// target's. It reads 2 bytes an element, with one exponential (16 a clock).
+// target's. It reads 2 bytes an element, with one exponential (16 a clock): at 75 % of the memory's
+// rate.
 //
 // The second takes tiles of a group of tokens and 32 columns: it forms the values in registers,
 // finds the columns' steps, and encodes every value twice with one draw; column codes are turned in
-// shared memory. It reads 2 bytes an element and writes 1 + 1, and computes about 20 operations, 30
-// with noise, and one exponential: memory is the roof of the first, instructions are that of the
-// second. Measured: tests/bench/results/2026-11-29-classifier.md.
+// shared memory. It reads 2 bytes an element and writes 1 + 1, with 25 instructions, 37 with noise:
+// half of a copy's rate, bound by instructions. tests/bench/results/2026-11-29-classifier.md.
 #include <algorithm>
 
 #include "quant/cuda/one_pass.cuh"
@@ -78,7 +78,7 @@ struct Matrices {
   float row_high, column_high;
 };
 
-// Codes of kRound are codec::encode_integer's for quotients that are not below the lowest code;
+// A code in the low byte: codec::encode_integer's for quotients that are not below the lowest code;
 // fminf makes the largest of NaN, as there.
 template <bool kStochastic>
 __device__ std::uint32_t code_of(float x, float factor, float noise, float high) {

@@ -24,75 +24,87 @@ struct NormRows {
 
 constexpr int kGroup = 128;  // columns of a scale, unless the row has one
 
-// Codes of a vector of a run that is not usual.
+// A vector's codes: one word or two.
 template <class T>
-__device__ __noinline__ Vector<std::uint8_t, kVector<T>> unusual_codes(
-    const Vector<T, kVector<T>> y, float found, const Rule& rule) {
+using Codes = Vector<std::uint32_t, kVector<T> / 4>;
+
+// Of a run that is not usual.
+template <class T>
+__device__ __noinline__ Codes<T> unusual_codes(uint4 y, float found, const Rule& rule) {
   constexpr int V = kVector<T>;
   const Steps<1> step{{found}};
   Division<Quotients::Reciprocal, 1> division;
   division.set(step);
-  float values[V];
-#pragma unroll
-  for (int e = 0; e < V; ++e) values[e] = to_float(y[e]);
+  const Vector<float, V> values = unpacked<T>(y);
   const std::uint32_t noise[V] = {};
-  Vector<std::uint8_t, V> codes;
-  apply<std::uint8_t, false>(rule, step, division, values, noise, codes.v);
-  return codes;
+  std::uint8_t codes[V];
+  apply<std::uint8_t, false>(rule, step, division, values.v, noise, codes);
+  Codes<T> words{};
+#pragma unroll
+  for (int e = 0; e < V; ++e) words[e / 4] |= std::uint32_t{codes[e]} << (e % 4 * 8);
+  return words;
 }
 
-// Of a usual one, from quotients in range.
+// Of a usual one.
 template <class T>
-__device__ Vector<std::uint8_t, kVector<T>> usual_codes(const Vector<T, kVector<T>>& y,
-                                                        const Scale& scale, const Rule& rule) {
-  constexpr int V = kVector<T>, kWords = V / 4;
-  const Vector<float, V> values = widened<T>(y);
-  std::uint32_t words[kWords];
+__device__ Codes<T> usual_codes(uint4 y, float inverse, const Rule& rule) {
+  const auto values = unpacked<T>(y);
+  Codes<T> words;
 #pragma unroll
-  for (int w = 0; w < kWords; ++w) {
+  for (int w = 0; w < kVector<T> / 4; ++w) {
     std::uint32_t c[4];
 #pragma unroll
     for (int k = 0; k < 4; ++k)
-      c[k] = rule.coder.code<false>(codec::mul(values[4 * w + k], scale.inverse), Philox{}, k);
+      c[k] = rule.coder.code<false>(codec::mul(values[4 * w + k], inverse), Philox{}, k);
     words[w] = low_bytes(c[0], c[1], c[2], c[3]);
   }
-  return *reinterpret_cast<const Vector<std::uint8_t, V>*>(words);
+  return words;
 }
 
-template <bool kGrouped, class T, class Tile, class R>
-__device__ void encode_row(const NormRows<T>& a, const R& in, std::int64_t row, int n,
-                           const Rule& rule) {
-  constexpr int V = kVector<T>, kHeld = Tile::kHeld;
+// The largest magnitude among vectors, bf16 in pairs of 16-bit halves.
+template <class T>
+struct LargestWords {
+  std::uint32_t most = 0;
+  __device__ void add(uint4 y) {
+    for (const std::uint32_t w : {y.x, y.y, y.z, y.w})
+      if constexpr (sizeof(T) == 2)
+        most = __vmaxu2(most, w & 0x7fff7fffu);
+      else
+        most = ::max(most, w & 0x7fffffffu);
+  }
+  // As the bits of an f32, over `lanes` neighbours.
+  __device__ std::uint32_t of_lanes(unsigned lanes) const {
+    extremes::Largest<T> all;
+    all.set(0, sizeof(T) == 2 ? ::max(most & 0xffff0000u, most << 16) : most);
+    extremes::reduce_lanes(all, lanes);
+    return all.most;
+  }
+};
+
+template <bool kGrouped, class T, class Tile>
+__device__ void encode_row(const NormRows<T>& a, const HeldRow<T, Tile>& in, std::int64_t row,
+                           int n, const Rule& rule) {
+  constexpr int V = kVector<T>, kHeld = Tile::kHeld, kRuns = kGrouped ? kHeld : 1;
   __shared__ float scratch[2][Tile::kBlockWarps];
   __shared__ std::uint32_t warp_most[Tile::kBlockWarps];
-  const Row<T, Tile> gamma(a.gamma, n), beta(a.beta, a.beta ? n : 0);
   const auto [mu, inverse] = norm_statistics<true, T, Tile>(in, n, a.cols, a.epsilon, scratch);
-  Vector<T, V> y[kHeld] = {};
-  extremes::Largest<T> largest[kGrouped ? kHeld : 1];
+  const HeldRow<T, Tile> gamma(a.gamma, n), beta(a.beta, n, kNoShift);
+  uint4 y[kHeld];
+  LargestWords<T> largest[kRuns];
   for_row_vectors<T, Tile>(n, [&, mu = mu, inverse = inverse](int j, int at) {
-    const auto v = in.get(j, at), g = gamma.get(j, at);
-    Vector<float, V> b;
-#pragma unroll
-    for (int e = 0; e < V; ++e) b[e] = kNoShift;
-    if (a.beta) b = beta.get(j, at);
+    const auto v = in.get(j, at), g = gamma.get(j, at), b = beta.get(j, at);
     Vector<float, V> value;
 #pragma unroll
     for (int e = 0; e < V; ++e) value[e] = norm_value(v[e], mu, inverse, g[e], b[e]);
-    y[j] = narrowed<T>(value);
-    largest[kGrouped ? j : 0].add(y[j].v);
+    y[j] = words_of<T>(narrowed<T>(value));
+    largest[kGrouped ? j : 0].add(y[j]);
   });
 
-  Scale scale[kGrouped ? kHeld : 1];
-  if constexpr (kGrouped) {
+  Scale scale[kRuns];
 #pragma unroll
-    for (int j = 0; j < kHeld; ++j) {
-      extremes::reduce_lanes(largest[j], kGroup / V);
-      scale[j] = rule.scale_of<Quotients::Reciprocal>(largest[j].most);
-    }
-  } else {
-    extremes::reduce_lanes(largest[0], kWarp);
-    std::uint32_t most = largest[0].most;
-    if constexpr (Tile::kWarps > 1) {
+  for (int j = 0; j < kRuns; ++j) {
+    std::uint32_t most = largest[j].of_lanes(kGrouped ? kGroup / V : kWarp);
+    if constexpr (!kGrouped && Tile::kWarps > 1) {
       const unsigned warp = threadIdx.x / kWarp;
       if (threadIdx.x % kWarp == 0) warp_most[warp] = most;
       __syncthreads();
@@ -100,13 +112,14 @@ __device__ void encode_row(const NormRows<T>& a, const R& in, std::int64_t row, 
       for (int w = 0; w < Tile::kWarps; ++w)
         most = ::max(most, warp_most[warp / Tile::kWarps * Tile::kWarps + w]);
     }
-    scale[0] = rule.scale_of<Quotients::Reciprocal>(most);
+    scale[j] = rule.scale_of<Quotients::Reciprocal>(most);
   }
 
   for_row_vectors<T, Tile>(n, [&](int j, int at) {
     const Scale& s = scale[kGrouped ? j : 0];
-    store_vector(a.codes + row * a.cols + at,
-                 s.usual() ? usual_codes<T>(y[j], s, rule) : unusual_codes<T>(y[j], s.step, rule));
+    store_vector(
+        reinterpret_cast<std::uint32_t*>(a.codes + row * a.cols + at),
+        s.usual() ? usual_codes<T>(y[j], s.inverse, rule) : unusual_codes<T>(y[j], s.step, rule));
     if constexpr (kGrouped)
       if (at % kGroup == 0) a.steps[row * (a.cols / kGroup) + at / kGroup] = s.step;
   });
@@ -123,10 +136,10 @@ __global__ void __launch_bounds__(Tile::kBlock)
   const std::int64_t row = Tile::row(), at = row * a.cols;
   const int n = row < a.rows ? a.cols : 0;
   if constexpr (kAdds)
-    encode_row<kGrouped, T, Tile>(a, SummedRow<T, Tile>(a.sum + at, a.x + at, a.residual + at, n),
+    encode_row<kGrouped, T, Tile>(a, HeldRow<T, Tile>(a.sum + at, a.x + at, a.residual + at, n),
                                   row, n, rule);
   else
-    encode_row<kGrouped, T, Tile>(a, Row<T, Tile>(a.x + at, n), row, n, rule);
+    encode_row<kGrouped, T, Tile>(a, HeldRow<T, Tile>(a.x + at, n), row, n, rule);
 }
 
 }  // namespace

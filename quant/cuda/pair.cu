@@ -35,6 +35,7 @@ void pair_of(Tensor& row_codes, Tensor& row_scales, Tensor& column_codes, Tensor
     return static_cast<std::uint32_t>(f.qmax()) * 0x10001u;
   };
   const bool backward = s.kind == Kind::GeluBackward;
+  const one_pass::Rule row_rule(by_row), column_rule(by_column);
   stream_pair::Arguments<T> a{
       .x = map_of(s.x),
       .other = map_of(backward ? s.dy : s.x),
@@ -58,10 +59,12 @@ void pair_of(Tensor& row_codes, Tensor& row_scales, Tensor& column_codes, Tensor
       .encodes = true,
       .row_high = static_cast<float>(by_row.format.qmax()),
       .column_high = static_cast<float>(by_column.format.qmax()),
+      .row_inverse = 1.0f / row_rule.step.parts,
+      .column_inverse = 1.0f / column_rule.step.parts,
       .row_pair = both_halves(by_row.format),
       .column_pair = both_halves(by_column.format),
-      .row_rule = one_pass::Rule(by_row),
-      .column_rule = one_pass::Rule(by_column),
+      .row_rule = row_rule,
+      .column_rule = column_rule,
       .keys = KeyedDraws(key),
   };
   const bool longer = run == 256, noise = by_row.rounding == Rounding::Stochastic;

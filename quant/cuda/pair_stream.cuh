@@ -1,13 +1,15 @@
 // Both encodings of a matrix from one read (quant_pair), of itself or of GELU and its backward. One
-// block a multiprocessor stays; its groups of 256 or 128 threads take tiles of as many rows (a
-// column's run) by 64 columns, a row of tiles at a time over the device. The copy engine is two
-// tiles ahead. survey() finds the tile's largest magnitudes: those of columns are complete, those
-// of rows meet in global memory, and while other groups finish that row of tiles the group surveys
-// its next tile; then encode() reads each element once more and encodes it twice, with one draw.
+// block a multiprocessor stays; its groups of 8 or 4 warps take tiles of 256 or 128 rows (a
+// column's run) by 64 columns, a row of tiles at a time over the device, which the copy engine
+// loads two tiles ahead. survey() finds the tile's largest magnitudes: those of columns are
+// complete, those of rows meet in global memory. While other groups finish that row of tiles, a
+// group surveys its next one; then encode() reads each element once more and encodes it twice, with
+// one draw. A warp beside each group, its clerk, tells and asks the other groups, which takes
+// microseconds.
 //
 // Moves 2 or 4 bytes an element in and 1 + 1 out, producers 2 or 4 more for each other tensor of
-// theirs; computes about 11 operations an element, 22 with noise, against some 28 that an H200 can
-// do while it moves 4 bytes. Measured: tests/bench/results/2026-11-29-pair.md.
+// theirs; issues about 14 instructions an element, 28 with noise and sums, of some 32 that an H200
+// can while it moves 4 bytes. Measured: tests/bench/results/2026-11-29-pair.md.
 #pragma once
 
 #include <cooperative_groups.h>
@@ -19,27 +21,133 @@
 
 namespace nibble::cuda::stream_pair {
 
-// Scales of the tile's columns and sums of its 64 rows each, from what the warps found.
-template <class T, std::uint32_t kRun>
-__device__ void settle_columns(const Arguments<T>& a, Memory<T, kRun>& memory, std::uint32_t parity,
-                               const Tile& tile) {
-  const std::uint32_t thread = threadIdx.x % kRun, c = thread % kColumns, col = tile.col0 + c;
-  if (a.sums) {
-    const std::uint32_t part = thread / kColumns;
-    if (const std::uint32_t row = tile.row0 + part * kSumRows; row < a.rows && col < a.cols)
-      a.sums[std::int64_t{row / kSumRows} * a.cols + col] =
-          memory.parts[2 * part][c] + memory.parts[2 * part + 1][c];
+// What a warp or clerk of a group shares with the others.
+template <Kind kKind, class T, std::uint32_t kRun>
+struct Group {
+  const Arguments<T>& a;
+  Memory<T, kRun>& memory;
+  Walk<kRun, T> tiles;
+
+  __device__ Group(const Arguments<T>& args, Memory<T, kRun>& shared, std::uint32_t number)
+      : a(args),
+        memory(shared),
+        // Neighbouring tiles are worked on at the same time, by different multiprocessors.
+        tiles(args, number * gridDim.x + blockIdx.x, gridDim.x * Groups<T, kRun>::kCount) {}
+
+  // By one thread.
+  __device__ void load(const Walk<kRun, T>& ahead, std::uint32_t slot) const {
+    if (ahead.ended()) return;
+    const Tile tile = ahead.tile();
+    const std::uint32_t full = shared_address(&memory.full[slot]);
+    hopper::arrive_expecting(full, Groups<T, kRun>::kTileBytes);
+    hopper::load_tile(shared_address(memory.slots[slot]), a.x, full, tile.col0, tile.row0);
+    if constexpr (kKind == Kind::GeluBackward) hopper::prefetch_tile(a.other, tile.col0, tile.row0);
   }
-  if (thread >= kColumns) return;
-  std::uint32_t most = 0;
+  __device__ void prepare() const {
+    const auto init = [](std::uint64_t& barrier, std::uint32_t arrivals) {
+      hopper::init_barrier(shared_address(&barrier), arrivals);
+    };
+    for (std::uint64_t& full : memory.full) init(full, 1);
+    for (std::uint64_t& surveyed : memory.surveyed) init(surveyed, memory.kWarps);
+    for (std::uint64_t& ready : memory.ready) init(ready, 1);
+    init(memory.empty, memory.kWarps);
+    hopper::fence_barrier_init();
+    Walk<kRun, T> ahead = tiles;
+    for (std::uint32_t s = 0; s < kSlots; ++s, ahead.advance()) load(ahead, s);
+  }
+  // For a warp, after all its lanes.
+  __device__ static void arrive(std::uint64_t& barrier) {
+    __syncwarp();
+    if (threadIdx.x % kWarp == 0) hopper::arrive(shared_address(&barrier));
+  }
+
+  // Scales of the tile's columns, from what the warps found.
+  __device__ void settle_columns(std::uint32_t parity, const Tile& tile) const {
+    bool unusual = false;
 #pragma unroll
-  for (std::uint32_t w = 0; w < memory.kWarps; ++w) most = ::max(most, memory.column_most[w][c]);
-  const float step = a.column_rule.of_largest(most);
-  memory.column_factor[parity][c] = codec::multiplier_of(step);
-  if (a.column_codes && col < a.cols) a.column_steps[std::int64_t{col} * a.runs + tile.run] = step;
-  const bool unusual = __any_sync(kFullMask, most >= 0x7f800000u);
-  if (thread % kWarp == 0) memory.unusual[parity][thread / kWarp] = unusual;
-}
+    for (std::uint32_t c = threadIdx.x % kWarp; c < kColumns; c += kWarp) {
+      std::uint32_t most = 0;
+#pragma unroll
+      for (std::uint32_t w = 0; w < memory.kWarps; ++w)
+        most = ::max(most, std::uint32_t{memory.column_most[parity][w][c]});
+      most <<= memory.kShift;
+      unusual = unusual || most >= kNotFinite;
+      const StepAndFactor scale(a.column_rule, a.column_inverse, most);
+      memory.column_factor[parity][c] = scale.factor;
+      if (const std::uint32_t col = tile.col0 + c; a.column_codes && col < a.cols)
+        a.column_steps[std::int64_t{col} * a.runs + tile.run] = scale.step;
+    }
+    unusual = __any_sync(kFullMask, unusual);
+    if (threadIdx.x % kWarp == 0) memory.unusual[parity] = unusual;
+  }
+
+  // Spares the warps what takes long: telling other groups, waiting for them, slots, scales.
+  __device__ void clerk() const {
+    const std::uint32_t lane = threadIdx.x % kWarp;
+    Walk<kRun, T> ahead = tiles;
+    for (std::uint32_t s = 0; s < kSlots; ++s) ahead.advance();
+    std::uint32_t number = 0;
+    for (Walk<kRun, T> now = tiles; !now.ended(); now.advance(), ++number) {
+      const Tile tile = now.tile();
+      std::uint32_t* const arrived = a.arrived + std::int64_t{tile.run} * a.groups + tile.group;
+      const std::uint32_t parity = number % 2;
+      hopper::wait(shared_address(&memory.surveyed[parity]), number / 2 % 2);
+      if (lane == 0) hopper::add_releasing(arrived, 1);
+      settle_columns(parity, tile);
+      if (number > 0) {
+        hopper::wait(shared_address(&memory.empty), (number - 1) % 2);
+        if (lane == 0) load(ahead, (number - 1) % kSlots);
+        ahead.advance();
+      }
+      while (hopper::load_acquiring(arrived) < a.expected) __nanosleep(20);
+      std::uint32_t most[kRun / kWarp];
+#pragma unroll
+      for (std::uint32_t k = 0; k < kRun / kWarp; ++k) {
+        const std::uint32_t row = tile.row0 + k * kWarp + lane;
+        most[k] = row < a.rows ? __ldcg(a.row_most + std::int64_t{tile.group} * a.rows + row) : 0;
+      }
+#pragma unroll
+      for (std::uint32_t k = 0; k < kRun / kWarp; ++k)
+        memory.row_most[parity][k * kWarp + lane] =
+            static_cast<Memory<T, kRun>::Bits>(most[k] >> memory.kShift);
+      arrive(memory.ready[parity]);
+    }
+  }
+
+  // Surveys a tile, then encodes the one before. `clear` waits until row_most and arrived are.
+  template <bool kStochastic, class F>
+  __device__ void work(const std::uint32_t* table, F&& clear) const {
+    const std::uint32_t own = threadIdx.x % kRun;  // row of a tile
+    const KeyedDraws::Stream draws = a.keys.stream(kStochastic);
+    hopper::Ring<kSlots> slot;
+    Tile before{};
+    const T* slot_before = nullptr;
+    std::uint32_t number = 0;
+    for (Walk<kRun, T> now = tiles;; now.advance(), ++number) {
+      const bool surveys = !now.ended();
+      const std::uint32_t parity = number % 2;
+      const Tile tile = now.tile();
+      std::uint32_t most = 0;
+      if (surveys) most = survey<kKind>(a, memory, slot, parity, tile, table);
+      if (number == 0) clear();
+      if (surveys) {
+        if (const std::uint32_t row = tile.row0 + own; row < a.rows)
+          atomicMax(a.row_most + std::int64_t{tile.group} * a.rows + row, most);
+        arrive(memory.surveyed[parity]);
+      }
+      if (number > 0) {
+        hopper::wait(shared_address(&memory.ready[parity ^ 1]), (number - 1) / 2 % 2);
+        if (a.encodes) encode<kStochastic>(a, memory, slot_before, parity ^ 1, before, draws);
+        hopper::fence_for_copy_engine();
+        arrive(memory.empty);
+      }
+      if (!surveys) return;
+      before = tile;
+      slot_before = memory.slots[slot.stage];
+      slot.advance();
+    }
+  }
+};
 
 template <Kind kKind, bool kStochastic, class T, std::uint32_t kRun>
 __global__ void __launch_bounds__(Groups<T, kRun>::kBlock, 1)
@@ -48,81 +156,22 @@ __global__ void __launch_bounds__(Groups<T, kRun>::kBlock, 1)
   extern __shared__ __align__(128) unsigned char shared[];
   auto* const memories = reinterpret_cast<Memory<T, kRun>*>(shared);
   auto* const table = reinterpret_cast<std::uint32_t*>(memories + Form::kCount);
-  const std::uint32_t group = threadIdx.x / kRun, thread = threadIdx.x % kRun;
-  const std::uint32_t lane = thread % kWarp, warp_row = thread / kWarp * kWarpRows;
-  Memory<T, kRun>& memory = memories[group];
-  // Neighbouring tiles are worked on at the same time, by different multiprocessors.
-  const std::uint32_t items = a.runs * a.across, stride = gridDim.x * Form::kCount;
-  const std::uint32_t first = group * gridDim.x + blockIdx.x;
-  const auto load = [&](std::uint32_t item, std::uint32_t stage) {
-    if (item >= items) return;
-    const Tile tile = Tile::at<kRun>(a, item);
-    const std::uint32_t full = shared_address(&memory.full[stage]);
-    hopper::arrive_expecting(full, Form::kTileBytes);
-    hopper::load_tile(shared_address(memory.slots[stage]), a.x, full, tile.col0, tile.row0);
-    if constexpr (kKind == Kind::GeluBackward) hopper::prefetch_tile(a.other, tile.col0, tile.row0);
-  };
-  if (thread == 0) {
-    for (std::uint64_t& full : memory.full) hopper::init_barrier(shared_address(&full), 1);
-    hopper::fence_barrier_init();
-    for (std::uint32_t s = 0; s < kSlots; ++s) load(first + s * stride, s);
-  }
+  const bool works = threadIdx.x < Form::kWorkers;
+  const std::uint32_t number = works ? threadIdx.x / kRun : (threadIdx.x - Form::kWorkers) / kWarp;
+  const Group<kKind, T, kRun> group(a, memories[number], number);
+  if (!works && threadIdx.x % kWarp == 0) group.prepare();
   for (std::uint32_t i = blockIdx.x * Form::kBlock + threadIdx.x; i < a.clears;
        i += gridDim.x * Form::kBlock)
     a.row_most[i] = 0;
   if constexpr (kHasTable<kKind, T>) fill_table<kKind>(table);
   const auto grid = cooperative_groups::this_grid();
   auto cleared = grid.barrier_arrive();  // synchronizes the block, too
-  const auto sync = [&] { hopper::sync_threads(1 + group, kRun); };
-  const KeyedDraws::Stream draws = a.keys.stream(kStochastic);
-  const auto most_of = [&](const Tile& tile) {
-    const std::uint32_t row = tile.row0 + warp_row + lane;
-    return row < a.rows ? __ldcg(a.row_most + std::int64_t{tile.group} * a.rows + row) : 0;
-  };
-  const auto arrived = [&](const Tile& tile) {
-    const std::uint32_t* counter = a.arrived + std::int64_t{tile.run} * a.groups + tile.group;
-    return __all_sync(kFullMask, hopper::load_acquiring(counter) >= a.expected);
-  };
-  hopper::Ring<kSlots> now;
-  std::uint32_t parity = 0, slot_before = 0;  // parity: of the tile's number
-  Tile before{};
-  for (std::uint32_t item = first;; item += stride) {
-    const bool surveys = item < items, encodes = a.encodes && item != first;
-    if (item != first && item - stride >= items) return;
-    Tile tile{};
-    std::uint32_t most = 0;
-    bool known = false;
-    if (surveys) {
-      tile = Tile::at<kRun>(a, item);
-      most = survey<kKind>(a, memory, now, tile, table);
-    }
-    if (item == first) grid.barrier_wait(std::move(cleared));
-    if (surveys) {
-      if (const std::uint32_t row = tile.row0 + warp_row + lane; row < a.rows)
-        atomicMax(a.row_most + std::int64_t{tile.group} * a.rows + row, most);
-      if (encodes && arrived(before)) {
-        known = true;
-        most = most_of(before);
-      }
-      sync();
-      if (thread == 0)
-        hopper::add_releasing(a.arrived + std::int64_t{tile.run} * a.groups + tile.group, 1);
-      settle_columns(a, memory, parity, tile);
-    }
-    if (encodes) {
-      if (!known) {
-        while (!arrived(before)) __nanosleep(32);
-        most = most_of(before);
-      }
-      encode<kStochastic>(a, memory, memory.slots[slot_before], parity ^ 1, before, most, draws);
-    }
-    hopper::fence_for_copy_engine();
-    sync();
-    if (thread == 0 && item != first) load(item + 2 * stride, slot_before);
-    before = tile;
-    slot_before = now.stage;
-    parity ^= 1;
-    now.advance();
+  const auto clear = [&] { grid.barrier_wait(std::move(cleared)); };
+  if (works) {
+    group.template work<kStochastic>(table, clear);
+  } else {
+    clear();
+    group.clerk();
   }
 }
 
@@ -146,9 +195,10 @@ void launch_pair(Arguments<T>& a) {
   // that are read twice: their maxima first.
   if (a.together > blocks * Form::kCount) {
     a.encodes = false;
+    a.expected = 0;
     launch_together(kernel, blocks, Form::kBlock, kShared, a);
     a.encodes = true;
-    a.expected = a.clears = 0;
+    a.clears = 0;
   }
   launch_together(kernel, blocks, Form::kBlock, kShared, a);
 }

@@ -5,20 +5,9 @@
 #include "quant/cuda/one_pass.cuh"
 #include "quant/kernels.h"
 #include "tensor/cuda/column_blocks.cuh"
+#include "tensor/cuda/fast_math.cuh"
 #include "tensor/cuda/hopper.cuh"
 
-namespace nibble::cuda {
-CUtensorMap box_map(const void* base, std::int64_t rows, std::int64_t cols, int element_bytes,
-                    std::uint32_t box_rows, std::uint32_t box_cols);
-namespace hopper {
-// A box of a matrix to the second-level cache only.
-__device__ inline void prefetch_tile(const CUtensorMap& map, std::uint32_t x, std::uint32_t y) {
-  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(&map),
-               "r"(x), "r"(y)
-               : "memory");
-}
-}  // namespace hopper
-}  // namespace nibble::cuda
 namespace nibble::cuda::stream_pair {
 
 using Kind = PairSource::Kind;
@@ -26,6 +15,7 @@ using Kind = PairSource::Kind;
 // A tile: kRun rows, which share a column's scale, of kColumns columns. A warp of its group has
 // kWarpRows of them.
 inline constexpr std::uint32_t kColumns = 64, kWarpRows = 32, kSlots = 3;
+inline constexpr std::uint32_t kNotFinite = 0x7f800000;  // f32 bits of magnitudes from here on
 
 template <class T>
 struct Arguments {
@@ -41,28 +31,37 @@ struct Arguments {
   std::uint32_t expected;                  // tiles that must have arrived before codes are made
   bool encodes;                            // else only row_most is found
   float row_high, column_high;
+  float row_inverse, column_inverse;    // of the highest codes
   std::uint32_t row_pair, column_pair;  // the same in both 16-bit halves
   one_pass::Rule row_rule, column_rule;
   KeyedDraws keys;
 };
 
-// How a block is cut into groups that work on tiles of their own.
+// A block: groups of kRun threads that work on tiles of their own, then a clerk, a warp, for each.
 template <class T, std::uint32_t kRun>
 struct Groups {
-  static constexpr std::uint32_t kBlock = sizeof(T) == 2 ? 512 : 256, kCount = kBlock / kRun;
+  static constexpr std::uint32_t kWorkers = sizeof(T) == 2 ? 512 : 256, kCount = kWorkers / kRun;
+  static constexpr std::uint32_t kBlock = kWorkers + kCount * kWarp;
   static constexpr std::uint32_t kTileBytes = kRun * kColumns * sizeof(T);
 };
 
-// A group's shared memory.
+// A group's shared memory. Pairs: of this tile and the one before.
 template <class T, std::uint32_t kRun>
 struct alignas(128) Memory {
   static constexpr std::uint32_t kWarps = kRun / kWarpRows;
+  // Magnitudes are f32 bits, of which bf16 needs the upper half.
+  using Bits = std::conditional_t<sizeof(T) == 2, std::uint16_t, std::uint32_t>;
+  static constexpr std::uint32_t kShift = sizeof(T) == 2 ? 16 : 0;
+
   T slots[kSlots][kRun * kColumns];
-  std::uint32_t column_most[kWarps][kColumns];
-  float parts[kWarps][kColumns];     // column sums of a warp's rows
-  float column_factor[2][kColumns];  // of this tile and the one before
-  std::uint32_t unusual[2][2];       // of those tiles' halves: columns with NaN or infinities
-  std::uint64_t full[kSlots];
+  alignas(16) float parts[2][kWarps / 2][kColumns];  // column sums of 32 rows, of odd warps
+  alignas(16) float column_factor[2][kColumns];
+  alignas(16) Bits column_most[2][kWarps][kColumns];
+  Bits row_most[2][kRun];    // over the rows' groups
+  std::uint32_t unusual[2];  // columns with NaN or infinities
+  // Barriers: a slot is full; the warps have surveyed a tile; the clerk has its maxima; the warps
+  // have encoded it.
+  std::uint64_t full[kSlots], surveyed[2], ready[2], empty;
 };
 
 // Pairs of bf16 are taken apart as words, which the compiler does not find by itself.
@@ -76,16 +75,57 @@ __device__ inline void widen_four(const Vector<float, 4>& x, float* to) {
   for (int k = 0; k < 4; ++k) to[k] = x[k];
 }
 
+// rule.of_largest's step and what values are multiplied by, with the bits of divisions where those
+// have no special cases; `parts_inverse` is 1 / rule.step.parts.
+struct StepAndFactor {
+  float step, factor;
+  __device__ StepAndFactor(const one_pass::Rule& rule, float parts_inverse, std::uint32_t most) {
+    float range = codec::mul(rule.range.value, std::bit_cast<float>(most));
+    range = range < rule.step.floor ? rule.step.floor : range;
+    if (range >= 0x1p-60f && range <= 0x1p60f) {
+      step = codec::quotient(range, rule.step.parts, parts_inverse);
+      factor = fast::reciprocal(step);
+    } else {
+      step = rule.of_largest(most);
+      factor = codec::multiplier_of(step);
+    }
+  }
+};
+
+// Columns of a row that share a scale when not all do.
+inline constexpr std::uint32_t kGroupColumns = 128;
+
 struct Tile {
   std::uint32_t run, group, row0, col0;
   bool leads;  // of its rows' group
-
-  template <std::uint32_t kRun, class T>
-  __device__ static Tile at(const Arguments<T>& a, std::uint32_t item) {
-    const std::uint32_t run = item / a.across, place = item - run * a.across;
-    const std::uint32_t group = place / a.together;
-    return {run, group, run * kRun, place * kColumns, group * a.together == place};
+};
+// A group's tiles, one after the other, without a division each.
+template <std::uint32_t kRun, class T>
+class Walk {
+ public:
+  __device__ Walk(const Arguments<T>& a, std::uint32_t first, std::uint32_t stride)
+      : a_(a),
+        run_(first / a.across),
+        place_(first % a.across),
+        runs_(stride / a.across),
+        places_(stride % a.across) {}
+  __device__ bool ended() const { return run_ >= a_.runs; }
+  __device__ void advance() {
+    run_ += runs_;
+    place_ += places_;
+    if (place_ >= a_.across) {
+      place_ -= a_.across;
+      ++run_;
+    }
   }
+  __device__ Tile tile() const {
+    const std::uint32_t group = a_.groups == 1 ? 0 : place_ / (kGroupColumns / kColumns);
+    return {run_, group, run_ * kRun, place_ * kColumns, group * a_.together == place_};
+  }
+
+ private:
+  const Arguments<T>& a_;
+  std::uint32_t run_, place_, runs_, places_;
 };
 
 }  // namespace nibble::cuda::stream_pair

@@ -118,22 +118,24 @@ __device__ void encode_unusual(const Arguments<T>& a, const T* from, const Patch
   }
 }
 
-// The tile that survey() left in `slot`; `most`: of row `lane` of the warp's, over its group.
+// The tile that survey() left in `slot`.
 template <bool kStochastic, class T, std::uint32_t kRun>
 __device__ void encode(const Arguments<T>& a, Memory<T, kRun>& memory, const T* slot,
-                       std::uint32_t parity, const Tile& tile, std::uint32_t most,
-                       const KeyedDraws::Stream& draws) {
+                       std::uint32_t parity, const Tile& tile, const KeyedDraws::Stream& draws) {
   const std::uint32_t lane = threadIdx.x % kWarp, warp = threadIdx.x % kRun / kWarp;
   const std::uint32_t first = tile.row0 + warp * kWarpRows;
-  const float step = a.row_rule.of_largest(most), factor = codec::multiplier_of(step);
+  // Each lane's row.
+  const std::uint32_t most = std::uint32_t{memory.row_most[parity][warp * kWarpRows + lane]}
+                             << memory.kShift;
+  const StepAndFactor scale(a.row_rule, a.row_inverse, most);
   if (tile.leads && first + lane < a.rows)
-    a.row_steps[std::int64_t{first + lane} * a.groups + tile.group] = step;
-  const bool unusual = __any_sync(kFullMask, most >= 0x7f800000u) ||
-                       (memory.unusual[parity][0] | memory.unusual[parity][1]) != 0;
+    a.row_steps[std::int64_t{first + lane} * a.groups + tile.group] = scale.step;
+  const bool unusual = __any_sync(kFullMask, most >= kNotFinite) || memory.unusual[parity] != 0;
   const std::uint32_t across = lane % kLanes * 8, down = lane / kLanes * kEight;
   float by_row[8], by_column[8];
 #pragma unroll
-  for (std::uint32_t i = 0; i < kEight; ++i) by_row[i] = __shfl_sync(kFullMask, factor, down + i);
+  for (std::uint32_t i = 0; i < kEight; ++i)
+    by_row[i] = __shfl_sync(kFullMask, scale.factor, down + i);
   load_row<8>(memory.column_factor[parity] + across, by_column);
   Patch here{first + down, tile.col0 + across, 0, nullptr};
   if (here.row >= a.rows || here.col >= a.cols) return;

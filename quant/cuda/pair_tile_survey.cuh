@@ -58,13 +58,11 @@ struct Largest<bfloat16> {
     two = larger(two, __shfl_xor_sync(kFullMask, two, 1));
     return threadIdx.x % 2 ? two & 0x7fff0000u : (two << 16) & 0x7fffffffu;
   }
-  __device__ void columns(std::uint32_t (&most)[4]) {
+  __device__ void columns(std::uint16_t* to) {
 #pragma unroll
-    for (int k = 0; k < 2; ++k) {
-      const std::uint32_t two = larger(column[k], __shfl_xor_sync(kFullMask, column[k], kAcross));
-      most[2 * k] = (two << 16) & 0x7fffffffu;
-      most[2 * k + 1] = two & 0x7fff0000u;
-    }
+    for (std::uint32_t& two : column)
+      two = larger(two, __shfl_xor_sync(kFullMask, two, kAcross)) & 0x7fff7fffu;
+    if (threadIdx.x % kWarp < kAcross) *reinterpret_cast<uint2*>(to) = {column[0], column[1]};
   }
 };
 template <>
@@ -82,10 +80,10 @@ struct Largest<float> {
     }
   }
   __device__ std::uint32_t row() { return scatter_maxima(rows, larger); }
-  __device__ void columns(std::uint32_t (&most)[4]) {
+  __device__ void columns(std::uint32_t* to) {
 #pragma unroll
-    for (int k = 0; k < 4; ++k)
-      most[k] = ::max(column[k], __shfl_xor_sync(kFullMask, column[k], kAcross));
+    for (std::uint32_t& m : column) m = ::max(m, __shfl_xor_sync(kFullMask, m, kAcross));
+    if (threadIdx.x % kWarp < kAcross) store_row<4>(to, column);
   }
 };
 
@@ -95,21 +93,21 @@ struct Largest<float> {
 // maximum of row `lane`.
 template <Kind kKind, class T, std::uint32_t kRun>
 __device__ std::uint32_t survey(const Arguments<T>& a, Memory<T, kRun>& memory,
-                                const hopper::Ring<kSlots>& at_slot, const Tile& tile,
-                                const std::uint32_t* table) {
+                                const hopper::Ring<kSlots>& slot, std::uint32_t parity,
+                                const Tile& tile, const std::uint32_t* table) {
   const std::uint32_t lane = threadIdx.x % kWarp, warp = threadIdx.x % kRun / kWarp;
   const std::uint32_t across = lane % kAcross, down = warp * kWarpRows + lane / kAcross * kDeep;
   const std::uint32_t row = tile.row0 + down, col = tile.col0 + across * 4;
   const bool valid = row < a.rows && col < a.cols;  // all: multiples of 16 rows, 8 columns
   const std::int64_t at = std::int64_t{row} * a.cols + col;
-  T* const own = memory.slots[at_slot.stage] + down * kColumns + across * 4;
+  T* const own = memory.slots[slot.stage] + down * kColumns + across * 4;
   Vector<T, 4> y[kDeep];
   if constexpr (kKind == Kind::GeluBackward && kHasTable<kKind, T>)  // arrives while x does
     if (valid)
 #pragma unroll
       for (std::uint32_t i = 0; i < kDeep; ++i)
         y[i] = load_vector<T, 4>(a.dy + at + std::int64_t{i} * a.cols);
-  hopper::wait(shared_address(&memory.full[at_slot.stage]), at_slot.parity);
+  hopper::wait(shared_address(&memory.full[slot.stage]), slot.parity);
   if constexpr (kKind == Kind::Plain) {
 #pragma unroll
     for (std::uint32_t i = 0; i < kDeep; ++i) y[i] = load_vector<T, 4>(own + i * kColumns);
@@ -123,9 +121,7 @@ __device__ std::uint32_t survey(const Arguments<T>& a, Memory<T, kRun>& memory,
   Largest<T> largest;
 #pragma unroll
   for (std::uint32_t i = 0; i < kDeep; ++i) largest.add(i, y[i]);
-  std::uint32_t most[4];
-  largest.columns(most);
-  if (lane < kAcross) store_row<4>(memory.column_most[warp] + across * 4, most);
+  largest.columns(memory.column_most[parity][warp] + across * 4);
   if (a.sums) {
     float sum[4] = {};
 #pragma unroll
@@ -138,7 +134,16 @@ __device__ std::uint32_t survey(const Arguments<T>& a, Memory<T, kRun>& memory,
     }
 #pragma unroll
     for (int k = 0; k < 4; ++k) sum[k] += __shfl_xor_sync(kFullMask, sum[k], kAcross);
-    if (lane < kAcross) store_row<4>(memory.parts[warp] + across * 4, sum);
+    float* const other = memory.parts[parity][warp / 2] + across * 4;
+    if (warp % 2 == 1 && lane < kAcross) store_row<4>(other, sum);
+    hopper::sync_threads(1 + threadIdx.x / 64, 64);
+    if (warp % 2 == 0 && lane < kAcross && valid) {
+      float all[4];
+      load_row<4>(other, all);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) all[k] += sum[k];
+      store_row<4>(a.sums + std::int64_t{row / kSumRows} * a.cols + col, all);
+    }
   }
   return largest.row();
 }

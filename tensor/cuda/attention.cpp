@@ -40,7 +40,7 @@ void attention_backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout, 
                         const AttentionOptions& options) {
 #ifdef NIBBLE_HAS_CUDNN
   if (takes_cudnn_attention(problem_of({&q, &k, &v, &out, &dout, &dq, &dk, &dv}, q, k, options),
-                  AttentionPass::Backward))
+                            AttentionPass::Backward))
     return cudnn_attention_backward(dq, dk, dv, dout, q, k, v, out, lse, options);
 #endif
   own_attention_backward(dq, dk, dv, dout, q, k, v, out, lse, options);

@@ -16,7 +16,8 @@ void own_attention_backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& do
                             const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
                             const AttentionOptions& options);
 
-// cuDNN's: cases that cudnn_attention_refusal does not refuse. Only in builds with NIBBLE_HAS_CUDNN.
+// cuDNN's: cases that cudnn_attention_refusal does not refuse. Only in builds with
+// NIBBLE_HAS_CUDNN.
 void cudnn_attention(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
                      const AttentionOptions& options);
 void cudnn_attention_backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout,

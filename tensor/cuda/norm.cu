@@ -1,8 +1,8 @@
 // LayerNorm and RMSNorm over rows, and a layer norm of a sum that is formed on the way. Reads x and
 // writes y once (4 bytes an element in bf16; with a residual it reads and writes one more: 8) and
 // computes mean and variance in two sweeps over registers: some 12 operations an element, bound by
-// memory. Measured by `nibble bench kernels`: 93 to 97 % of a copy. Rows of more than 8192 bf16
-// (4096 f32) are read again in every sweep.
+// memory. Measured by `nibble bench kernels`: 92 % of a copy, with a residual all of it. Rows of
+// more than 8192 bf16 (4096 f32) are read again in every sweep.
 #include "tensor/cuda/norm_row.cuh"
 #include "tensor/residual.h"
 
@@ -26,17 +26,22 @@ struct Forward {
 template <bool kCentred, class T, class Tile, class R>
 __device__ void write_norm(const Forward<T>& f, const R& in, std::int64_t row, int n) {
   __shared__ float scratch[2][Tile::kBlockWarps];
-  const Row<T, Tile> gamma(f.gamma, n), beta(f.beta, f.beta ? n : 0);
   const auto [mu, inverse] = norm_statistics<kCentred, T, Tile>(in, n, f.cols, f.epsilon, scratch);
   T* to = f.y + row * f.cols;
   const auto value = [mu = mu, inverse = inverse](float v, float g, float b) {
     return norm_value(v, mu, inverse, g, b);
   };
-  if (f.beta)
-    write_row<T, Tile>(to, n, value, in, gamma, beta);
-  else
-    write_row<T, Tile>(
-        to, n, [=](float v, float g) { return value(v, g, kNoShift); }, in, gamma);
+  if constexpr (Tile::kHeld > 0) {
+    write_row<T, Tile>(to, n, value, in, HeldRow<T, Tile>(f.gamma, n),
+                       HeldRow<T, Tile>(f.beta, n, kNoShift));
+  } else {
+    const Row<T, Tile> gamma(f.gamma, n);
+    if (f.beta)
+      write_row<T, Tile>(to, n, value, in, gamma, Row<T, Tile>(f.beta, n));
+    else
+      write_row<T, Tile>(
+          to, n, [=](float v, float g) { return value(v, g, kNoShift); }, in, gamma);
+  }
   if (n > 0 && Tile::thread() == 0) {
     if constexpr (kCentred) f.mean[row] = mu;
     f.rstd[row] = inverse;
@@ -45,17 +50,17 @@ __device__ void write_norm(const Forward<T>& f, const R& in, std::int64_t row, i
 
 template <bool kCentred, class T, class Tile>
 __global__ void __launch_bounds__(Tile::kBlock) forward_kernel(const Forward<T> f) {
+  using Held = std::conditional_t<(Tile::kHeld > 0), HeldRow<T, Tile>, Row<T, Tile>>;
   const std::int64_t row = Tile::row();
   const int n = row < f.rows ? f.cols : 0;
-  write_norm<kCentred, T, Tile>(f, Row<T, Tile>(f.x + row * f.cols, n), row, n);
+  write_norm<kCentred, T, Tile>(f, Held(f.x + row * f.cols, n), row, n);
 }
 // Of x + residual.
 template <class T, class Tile>
 __global__ void __launch_bounds__(Tile::kBlock) summed_kernel(const Forward<T> f) {
   const std::int64_t row = Tile::row(), at = row * f.cols;
   const int n = row < f.rows ? f.cols : 0;
-  write_norm<true, T, Tile>(f, SummedRow<T, Tile>(f.sum + at, f.x + at, f.residual + at, n), row,
-                            n);
+  write_norm<true, T, Tile>(f, HeldRow<T, Tile>(f.sum + at, f.x + at, f.residual + at, n), row, n);
 }
 
 template <bool kCentred, class T>

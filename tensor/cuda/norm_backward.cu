@@ -6,8 +6,6 @@
 // rows, 9 % at 8192. Bound by memory once the next rows are on their way (rows_ahead.cuh).
 // Measured: tests/bench/results/2026-11-29-norms.md. Rows of more than 8192 bf16 (4096 f32) are
 // read again in every sweep.
-#include "tensor/cuda/columns.cuh"
-#include "tensor/cuda/norm_row.cuh"
 #include "tensor/cuda/rows_ahead.cuh"
 #include "tensor/residual.h"
 
@@ -45,19 +43,11 @@ struct Gradient {
 // before + dx, of the rounded dx.
 template <class T, int V>
 __device__ Vector<T, V> added(const Vector<float, V>& before, const Vector<T, V>& dx) {
-  Vector<float, V> sum = widened<T>(dx);
+  Vector<float, V> sum = unpacked<T>(words_of<T>(dx));
 #pragma unroll
   for (int e = 0; e < V; ++e) sum[e] = __fadd_rn(before[e], sum[e]);  // never fused
   return narrowed<T>(sum);
 }
-template <class T, class Tile>
-__device__ void store_row_part(T* row, int at, int cols, const Vector<T, kVector<T>>& x) {
-  if constexpr (Tile::kWhole)
-    store_vector(row + at, x);
-  else
-    store_row_vector(row + at, cols - at, x);
-}
-
 template <class T, class Tile, int kMatrices>
 using RowsOf =
     std::conditional_t<Tile::kWhole, RowsAhead<T, Tile, kMatrices>, RowsInTurn<T, Tile, kMatrices>>;
@@ -113,14 +103,13 @@ __global__ void __launch_bounds__(Tile::kBlock, 512 / Tile::kBlock)
   const std::int64_t end = begin + rows_of_block < s.rows ? begin + rows_of_block : s.rows;
   const auto width = static_cast<float>(s.cols);
   std::int64_t row = begin + threadIdx.x / Tile::kThreads;
-  const Row<T, Tile> gamma(s.gamma, s.cols);
+  const HeldRow<T, Tile> gamma(s.gamma, s.cols);
   float dgamma[kSlots] = {}, dbeta[kSlots] = {};
 
   const T* matrices[kMatrices] = {s.dy, s.x};
   if constexpr (kAdds) matrices[kBefore] = s.before;
-  Rows rows(memory, matrices, s.cols);
-  const auto request = [&](std::int64_t next) { rows.request(next, next < end); };
-  for (int i = 0; i < Rows::kStages; ++i) request(row + i * Tile::kRows);
+  Rows rows(memory, matrices, row, s.cols);
+  for (int i = 0; i < Rows::kStages; ++i) rows.request(row + i * Tile::kRows < end);
   const auto statistics = [&](std::int64_t of) {
     const bool exists = of < end;
     return float2{kCentred && exists ? s.mean[of] : 0.0f, exists ? s.rstd[of] : 0.0f};
@@ -132,7 +121,7 @@ __global__ void __launch_bounds__(Tile::kBlock, 512 / Tile::kBlock)
     const int n = row < end ? s.cols : 0;
     const auto [mu, inverse] = next;
     next = statistics(row + Tile::kRows);
-    if (Rows::kStages == 0) request(row);
+    if (Rows::kStages == 0) rows.request(row < end);
     rows.wait();
     float sum_g = 0, sum_gx = 0;
     for_row_vectors<T, Tile>(n, [&](int j, int at) {
@@ -157,7 +146,7 @@ __global__ void __launch_bounds__(Tile::kBlock, 512 / Tile::kBlock)
         store_row_part<T, Tile>(dx + row * s.cols, at, n, y);
       });
     }
-    if (Rows::kStages > 0) request(row + Rows::kStages * Tile::kRows);
+    if (Rows::kStages > 0) rows.request(row + Rows::kStages * Tile::kRows < end);
   }
   if (!partial) return;
   float* const line = partial + blockIdx.x * std::int64_t{2} * s.cols;
@@ -232,6 +221,30 @@ struct AddToGradients {
   }
 };
 
+// Adds up `lines` lines of `width` partial sums: each warp of a block a run of them for 32 columns,
+// then the runs in order.
+constexpr unsigned kFoldWarps = 8;
+__global__ void __launch_bounds__(kFoldWarps* kWarp)
+    fold_lines_kernel(const float* partial, int lines, std::int64_t width,
+                      const AddToGradients add) {
+  __shared__ float runs[kFoldWarps][kWarp];
+  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const std::int64_t column = blockIdx.x * std::int64_t{kWarp} + lane;
+  const int each = (lines + static_cast<int>(kFoldWarps) - 1) / static_cast<int>(kFoldWarps);
+  const int first = static_cast<int>(warp) * each, last = ::min(first + each, lines);
+  float sum = 0;
+  if (column < width) {
+#pragma unroll 16
+    for (int k = first; k < last; ++k) sum += partial[k * width + column];
+  }
+  runs[warp][lane] = sum;
+  __syncthreads();
+  if (warp > 0 || column >= width) return;
+#pragma unroll
+  for (unsigned w = 1; w < kFoldWarps; ++w) sum += runs[w][lane];
+  add(column, sum);
+}
+
 template <bool kCentred, class T>
 void backward(const char* op, Tensor& dx, Tensor& dgamma, Tensor* dbeta, const Tensor& dy,
               const Tensor& x, const Tensor& gamma, const float* mean, const Tensor& rstd,
@@ -279,7 +292,10 @@ void backward(const char* op, Tensor& dx, Tensor& dgamma, Tensor* dbeta, const T
                dim3(static_cast<unsigned>(ceil_div(s.cols, 256)), static_cast<unsigned>(lines)),
                256, 0, sums, s, rows_of_line);
     }
-    if (parameters) fold_bands<SumFold>(partial, 1, lines, std::int64_t{2} * s.cols, add);
+    const std::int64_t width = std::int64_t{2} * s.cols;
+    if (parameters)
+      launch(fold_lines_kernel, static_cast<unsigned>(ceil_div(width, kWarp)), kFoldWarps * kWarp,
+             0, sums, static_cast<int>(lines), width, add);
   });
 }
 

@@ -11,8 +11,13 @@ namespace nibble::cuda {
 // `base` and `row_bytes` are multiples of 16; element: 1 or 2 bytes. Throws what the driver says.
 CUtensorMap swizzled_map(const void* base, std::int64_t rows, std::int64_t cols,
                          std::int64_t row_bytes, int element_bytes, std::uint32_t box_rows);
-// The same of `heads` [batch, rows, heads, width] of 2-byte elements, strides in elements: boxes of
-// `box_rows` rows of one head by 64 columns. Strides of extents above 1 are multiples of 16 bytes.
+// Boxes of `box_rows` by `box_cols` of a row-major matrix of floats of 2 or 4 bytes, whose rows are
+// multiples of 16 bytes; in shared memory as they are.
+CUtensorMap box_map(const void* base, std::int64_t rows, std::int64_t cols, int element_bytes,
+                    std::uint32_t box_rows, std::uint32_t box_cols);
+// As swizzled_map, of `heads` [batch, rows, heads, width] of 2-byte elements, strides in elements:
+// boxes of `box_rows` rows of one head by 64 columns. Strides of extents above 1 are multiples of
+// 16 bytes.
 struct HeadsExtents {
   std::int64_t batch, rows, heads, width;
 };

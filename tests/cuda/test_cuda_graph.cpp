@@ -127,9 +127,11 @@ GPU_TEST("cuda graph: recorded training gives the bits of eager training") {
 
 GPU_TEST("cuda graph: what is made again in backward has the bits of what is kept") {
   for (const std::string recipe : {"int8,save=encoded", "none"}) {
+    if (!in_sample()) continue;
     const Training kept = train(recipe, "f32", false, 0.1);
     for (const char* more : {",save=recompute", ",save=recompute,output=recompute", ""})
-      for (const bool recorded : {false, true}) {
+      for (const bool recorded : {true, false}) {
+        if (!in_sample()) continue;
         CAPTURE(recipe);
         CAPTURE(more);
         const bool blocks = std::string(more).empty();
