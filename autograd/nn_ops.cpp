@@ -221,17 +221,21 @@ Var rms_norm(const Var& x, Parameter& gamma, double epsilon) {
   });
 }
 
-Var self_attention(const Var& qkv, int heads, bool causal, double dropout_p) {
+Var self_attention(const Var& qkv, int heads, bool causal, double dropout_p,
+                   const std::optional<Wanted>& wanted) {
   const Tensor x = ops::contiguous(qkv.tensor());
   NIBBLE_CHECK(x.rank() == 3 && heads > 0 && x.size(2) % (3 * heads) == 0, "self_attention",
                "got {} for {} heads, expected [B, T, 3·heads·D]", x.shape(), heads);
   const std::int64_t width = x.size(2) / 3;
   const Tensor packed = x.view({x.size(0), x.size(1), 3, heads, width / heads});
   const AttentionOptions options = attention_options(causal, dropout_p);
-  ops::AttentionResult r =
-      ops::attention(packed.select(2, 0), packed.select(2, 1), packed.select(2, 2), options);
+  const Tensor q = packed.select(2, 0), k = packed.select(2, 1), v = packed.select(2, 2);
+  ops::AttentionResult r;
+  std::optional<Encoded> codes;
+  if (wanted) codes = encode_attention(r.out, r.lse, q, k, v, options, *wanted);
+  if (!codes) r = ops::attention(q, k, v, options);
   const Tensor y = r.out.view({x.size(0), x.size(1), width});
-  Var out = record<SelfAttentionNode>({&qkv}, y, [&] {
+  Var out = record<SelfAttentionNode>({&qkv}, codes ? Value(std::move(*codes)) : Value(y), [&] {
     return SelfAttentionNode{Saved(qkv, x), Saved(r.out), r.lse, options};
   });
   if (Tape::active()) out.set_origin(std::make_shared<Origin>(PairSource{}, Saved(y)));

@@ -90,7 +90,8 @@ Var rms_norm(const Var& x, Parameter& gamma, double epsilon = 1e-6);
 
 // Multi-head attention on packed projections qkv [B, T, 3·C] (order q, k, v; C = heads · D) → [B,
 // T, C], in O(T) memory. Dropout p on the probabilities during training.
-Var self_attention(const Var& qkv, int heads, bool causal = true, double dropout_p = 0);
+Var self_attention(const Var& qkv, int heads, bool causal = true, double dropout_p = 0,
+                   const std::optional<Wanted>& wanted = {});
 // q [B, T, H, D]; k, v [B, S, Hkv, D], Hkv divides H → [B, T, H, D].
 Var attention(const Var& q, const Var& k, const Var& v, bool causal = true, double dropout_p = 0);
 

@@ -1,5 +1,6 @@
 #include "autograd/operand.h"
 
+#include "quant/attention_codes.h"
 #include "quant/source_kernels.h"
 
 namespace nibble {
@@ -33,6 +34,30 @@ bool serves(const PairSource& source, const Wanted& wanted) {
          (!wanted.transpose || has_source_columns(known_norm(source), wanted.by_column));
 }
 
+// What a kernel that makes a matrix [rows, cols] writes besides; undefined where it is not wanted.
+struct Codes {
+  QTensor by_row;
+  std::optional<QTensor> by_column;
+  Tensor column_codes, column_scales, sums;
+
+  Codes(const Wanted& wanted, std::int64_t rows, std::int64_t cols, Device device)
+      : by_row(unwritten(wanted.by_row, rows, cols, device)) {
+    if (wanted.transpose) {
+      by_column = unwritten(wanted.by_column, cols, rows, device);
+      column_codes = by_column->payload();
+      column_scales = by_column->scales();
+    }
+    if (wanted.column_sums) sums = Tensor::empty({cols}, DType::F32, device);
+  }
+  Encoded of(const Shape& shape, DType dtype) && {
+    Encoded out(shape, dtype);
+    out.add(std::move(by_row));
+    if (by_column) out.add(std::move(*by_column), true);
+    out.set_column_sums(std::move(sums));
+    return out;
+  }
+};
+
 }  // namespace
 
 std::optional<Encoded> encode_pair(PairSource& source, const Shape& shape, const Wanted& wanted) {
@@ -46,31 +71,38 @@ std::optional<Encoded> encode_pair(PairSource& source, const Shape& shape, const
   }
   if (source.kind == AddLayerNorm)
     source.sum = Tensor::empty(source.x.shape(), source.x.dtype(), device);
-  QTensor codes = unwritten(wanted.by_row, rows, cols, device);
-  std::optional<QTensor> turned;
-  Tensor turned_codes, turned_scales, value, sums;
-  if (wanted.transpose) {
-    turned = unwritten(wanted.by_column, cols, rows, device);
-    turned_codes = turned->payload();
-    turned_scales = turned->scales();
-  }
-  if (wanted.column_sums) sums = Tensor::empty({cols}, DType::F32, device);
+  Codes codes(wanted, rows, cols, device);
   if (is_norm(source)) {
-    NIBBLE_DISPATCH(device,
-                    quant_norm_rows(codes.payload(), codes.scales(), source, wanted.by_row));
-    if (turned)
-      NIBBLE_DISPATCH(device, quant_source_columns(turned_codes, turned_scales, known_norm(source),
-                                                   wanted.by_column, wanted.key));
+    NIBBLE_DISPATCH(device, quant_norm_rows(codes.by_row.payload(), codes.by_row.scales(), source,
+                                            wanted.by_row));
+    if (codes.by_column)
+      NIBBLE_DISPATCH(
+          device, quant_source_columns(codes.column_codes, codes.column_scales, known_norm(source),
+                                       wanted.by_column, wanted.key));
   } else {
-    NIBBLE_DISPATCH(device,
-                    quant_pair(codes.payload(), codes.scales(), turned_codes, turned_scales, value,
-                               sums, source, wanted.by_row, wanted.by_column, wanted.key));
+    Tensor value;
+    NIBBLE_DISPATCH(device, quant_pair(codes.by_row.payload(), codes.by_row.scales(),
+                                       codes.column_codes, codes.column_scales, value, codes.sums,
+                                       source, wanted.by_row, wanted.by_column, wanted.key));
   }
-  Encoded out(shape, source.x.dtype());
-  out.add(std::move(codes));
-  if (turned) out.add(std::move(*turned), true);
-  out.set_column_sums(std::move(sums));
-  return out;
+  return std::move(codes).of(shape, source.x.dtype());
+}
+
+std::optional<Encoded> encode_attention(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k,
+                                        const Tensor& v, const AttentionOptions& options,
+                                        const Wanted& wanted) {
+  const Shape& s = q.shape();
+  if (wanted.column_sums || !has_attention_codes({q, k, options}, wanted.by_row, wanted.by_column))
+    return std::nullopt;
+  const std::int64_t batch = s[0], tokens = s[1], cols = s[2] * s[3];
+  out = Tensor::empty(s, q.dtype(), q.device());
+  lse = Tensor::empty({batch, s[2], tokens}, DType::F32, q.device());
+  Codes codes(wanted, batch * tokens, cols, q.device());
+  NIBBLE_DISPATCH(
+      q.device(),
+      quant_attention(out, lse, codes.by_row.payload(), codes.by_row.scales(), codes.column_codes,
+                      codes.column_scales, q, k, v, options, wanted.by_row, wanted.by_column));
+  return std::move(codes).of({batch, tokens, cols}, q.dtype());
 }
 
 std::optional<EncodedLogits> encode_dlogits(const Tensor& logits, const Tensor& targets,

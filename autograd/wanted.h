@@ -9,6 +9,8 @@
 
 namespace nibble {
 
+struct AttentionOptions;
+
 // The encodings of a matrix [M, C] that a linear layer's products read.
 struct Wanted {
   QuantSpec by_row;          // of the matrix
@@ -22,5 +24,10 @@ struct Wanted {
 // pass (two for a norm and its transpose); `shape`: the tensor's, whose rows the matrix has.
 // Allocates what else the source writes. Nothing happens where no kernel serves.
 std::optional<Encoded> encode_pair(PairSource& source, const Shape& shape, const Wanted& wanted);
+// The same of an attention's output, which is written too, with its log-sum-exp (both are made
+// here). q [B, T, H, D]; the Encoded is of [B, T, H·D].
+std::optional<Encoded> encode_attention(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k,
+                                        const Tensor& v, const AttentionOptions& options,
+                                        const Wanted& wanted);
 
 }  // namespace nibble

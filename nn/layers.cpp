@@ -75,7 +75,7 @@ Var SelfAttention::operator()(const Var& x) {
   const Var packed = qkv(x);
   const Var mixed = [&] {
     const ModuleScope scope(path());
-    return self_attention(packed, heads, true, dropout_p);
+    return self_attention(packed, heads, true, dropout_p, proj.wanted());
   }();
   return proj(mixed);
 }

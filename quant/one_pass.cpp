@@ -1,5 +1,6 @@
 #include "quant/one_pass.h"
 
+#include "quant/attention_codes.h"
 #include "quant/source_kernels.h"
 
 namespace nibble {
@@ -110,6 +111,18 @@ bool has_dlogits_pair(const Tensor& logits, const QuantSpec& by_row, const Quant
   if (!has_pair_codes(by_row) || !has_pair_codes(by_column)) return false;
   const Tile tile = by_row.resolve(rows, cols);
   return by_row.rounding == by_column.rounding && tile.rows == 1 && tile.cols == cols;
+}
+
+bool has_attention_codes(const AttentionProblem& p, const QuantSpec& by_row,
+                         const QuantSpec& by_column) {
+  const std::int64_t rows = p.batch * p.queries, cols = p.heads * p.width;
+  if (p.dtype != DType::BF16 || p.width != 64 || rows * cols == 0 || p.keys == 0) return false;
+  if (p.dropout == 0 && !is_own_attention_faster(p, AttentionPass::Forward)) return false;
+  for (const QuantSpec* s : {&by_row, &by_column})
+    if (!has_pair_codes(*s) || s->rounding != Rounding::Nearest) return false;
+  const Tile along = by_row.resolve(rows, cols), down = by_column.resolve(cols, rows);
+  const bool grouped = along.rows == 1 && along.cols == 128 && down.rows == 1 && down.cols == 128;
+  return grouped && cols % 128 == 0 && p.queries % 128 == 0;
 }
 
 }  // namespace nibble

@@ -41,7 +41,7 @@ std::string_view cudnn_attention_refusal(const AttentionProblem& p, AttentionPas
 }
 
 // Measured beside cuDNN, whose backward is the deterministic one (attention_bench): of its time the
-// own forward takes 0.85 to 0.98 at width 64 under the causal mask up to 1,024 tokens, 1.08 and
+// own forward takes 0.83 to 0.95 at width 64 under the causal mask up to 1,024 tokens, 1.03 and
 // more elsewhere; the own backward 0.74 at width 64, 0.94 at 128 under the mask.
 bool is_own_attention_faster(const AttentionProblem& p, AttentionPass pass) {
   if (p.dtype != DType::BF16) return false;

@@ -181,7 +181,8 @@ class Inspect(TrainedCase):
         layers = {"attn.qkv": ("", "layer_norm"), "attn.proj": ("", ""), "mlp.fc1": ("gelu", "layer_norm"),
                   "mlp.fc2": ("", "gelu"), "lm_head": ("", "")}
         self.assertEqual(producers("recipe=int8"), layers)
-        self.assertEqual(producers("recipe=int8_block128", "model.checkpoint_blocks=true"), layers)
+        self.assertEqual(producers("recipe=int8_block128", "model.checkpoint_blocks=true"),
+                         layers | {"attn.proj": ("", "self_attention")})
         nobody = dict.fromkeys(layers, ("", ""))
         for recipe in ("none", "int8,fuse=off", "int8_rowwise", "w8a8g8"):
             self.assertEqual(producers(f"recipe={recipe}"), nobody)
@@ -206,6 +207,23 @@ class Inspect(TrainedCase):
         self.assertIn("real, general dp4a ← FALLBACK: uint8 x int8 codes",
                       self.ok("inspect", "gpt2.jsonnet", "--device", "cuda", "--set",
                               "recipe=none,fprop=uint8:group48:asym|int8:row|real"))
+
+    def test_attention(self):
+        """The kernels of attention, and whether the forward encodes for proj."""
+        def attention(*settings, device="cuda"):
+            report = self.inspect("gpt2.jsonnet", "--device", device, *(w for s in settings for w in ("--set", s)))
+            (row,) = report["attention"]
+            self.assertEqual((row["layer"], row["tokens"], row["heads"], row["width"]),
+                             ("blocks.*.attn", 1024, 12, 64))
+            return row["forward"]["kernel"], row["backward"]["kernel"], row["encodes"]
+        own = "wgmma bf16"
+        self.assertEqual(attention("recipe=int8"), (own, own, False))
+        self.assertEqual(attention("recipe=int8_block128"), (own, own, True))
+        self.assertEqual(attention("recipe=int8_block128,fuse=off"), (own, own, False))
+        self.assertEqual(attention("recipe=int8", device="cpu"), ("cpu bf16", "cpu bf16", False))
+        self.assertEqual(attention("recipe=int8", "model.compute=f32"), ("fma f32", "fma f32", False))
+        text = self.ok("inspect", "gpt2.jsonnet", "--device", "cuda", "--set", "recipe=int8_block128")
+        self.assertRegex(text, r"forward +wgmma bf16, encodes for attn\.proj: \w+")
 
     def fits_80_columns(self, *arguments):
         for line in self.ok("inspect", *arguments).splitlines():

@@ -160,6 +160,36 @@ TEST_CASE("producers: a layer that makes its input again keeps no codes") {
   CHECK(saved("none") - saved("none,save=recompute") == 2 * codes);
 }
 
+TEST_CASE("producers: attention hands on codes of its output, which its backward reads") {
+  const auto pass = [](const std::string& recipe_text, std::int64_t tokens, DType dtype) {
+    const LinearRecipe recipe = linear_recipe(recipe_text);
+    Parameter w{normal({kOut, 128}, 6)}, b{normal({kOut}, 7)};
+    const ForwardScope scope({.training = true, .seed = 1});
+    Tape tape;
+    const Tape::Recording recording(tape);
+    const Var qkv = tape.watch(normal({2, tokens, 3 * 128}, 1).to(dtype));
+    const Var mixed = self_attention(qkv, 2, true, 0.1, wanted_of_input(w, recipe));
+    const Var y = linear(mixed, w, &b, recipe);
+    tape.backward(y, normal(y.shape(), 3).to(dtype));
+    Pass out{{y.tensor(), tape.gradient(qkv), w.grad().clone(), b.grad().clone()}, {}};
+    for (const Tape::Handover& h : tape.handovers())
+      out.handovers.push_back(std::string(h.producer) + (h.gradient ? " dy" : " x"));
+    return out;
+  };
+  const auto check = [&](const std::string& recipe, std::int64_t tokens, DType dtype,
+                         const Names& handovers) {
+    CAPTURE(recipe);
+    CAPTURE(tokens);
+    const Pass fused = pass(recipe, tokens, dtype);
+    CHECK(fused.handovers == handovers);
+    check_same(fused, pass(recipe + ",fuse=off", tokens, dtype));
+  };
+  check("int8_block128", 128, DType::BF16, {"self_attention x"});
+  check("int8_block128", 192, DType::BF16, {});  // a group of tokens and a half
+  check("int8_block128", 128, DType::F32, {});
+  check("int8", 256, DType::BF16, {});  // a row's scale covers all heads
+}
+
 TEST_CASE("producers: a gradient with a second contribution is summed before it is encoded") {
   Net net;
   const Pass fused =

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "apps/cli/inspect.h"
+#include "apps/cli/inspect_attention.h"
 #include "apps/cli/inspect_products.h"
 #include "apps/cli/memory_fit.h"
 #include "apps/cli/memory_plan.h"
@@ -174,9 +175,11 @@ void print_fit(const Fit& fit) {
 }
 
 Json json_of(const std::vector<Row>& rows, const std::vector<ProductRow>& products,
-             const UpdateRoute& route, const EncodingRoute& encodings, const MemoryPlan& plan,
-             const Fit& fit, Device device) {
+             const std::vector<AttentionRow>& attention, const UpdateRoute& route,
+             const EncodingRoute& encodings, const MemoryPlan& plan, const Fit& fit,
+             Device device) {
   Json json = {{"parameters", Json::array()}, {"products", Json::array()}};
+  json["attention"] = json_of(attention);
   for (const Row& r : rows)
     json["parameters"].push_back({{"name", r.name},
                                   {"shape", r.shape},
@@ -236,14 +239,18 @@ int inspect_config(const InspectConfig& o) {
   const std::unique_ptr<LanguageModel> model = train::build_model(config, vocab, kMeta);
   const std::vector<Row> rows = parameter_rows(*model, o.all);
   const std::vector<ProductRow> products = product_rows(*model, config, producers, o.device, o.all);
+  const std::vector<AttentionRow> attention =
+      attention_rows(*model, config, producers, o.device, o.all);
   const UpdateRoute route = update_route(config, *model);
   const EncodingRoute encodings = encoding_route(config, vocab);
   if (o.json) {
-    fmt::print("{}\n", json_of(rows, products, route, encodings, plan, fit, o.device).dump(2));
+    fmt::print("{}\n",
+               json_of(rows, products, attention, route, encodings, plan, fit, o.device).dump(2));
     return 0;
   }
   print_parameters(rows, plan);
   print_products(products, o.all);
+  print_attention(attention);
   print_update(route);
   print_encodings(encodings);
   print_memory(plan, o.device);

@@ -45,14 +45,13 @@ ProductRow product_row(const Layer& layer, const char* name, const GemmRecipe& p
   return row;
 }
 
-// "blocks.3.mlp.fc1" → "blocks.*.mlp.fc1"
+}  // namespace
+
 std::string kind_of(const std::string& path) {
   if (!path.starts_with("blocks.")) return path;
   const std::size_t rest = path.find('.', 7);
   return rest == std::string::npos ? path : "blocks.*" + path.substr(rest);
 }
-
-}  // namespace
 
 Producers producers_of(train::TrainConfig config, std::int64_t dataset_vocab) {
   config.model.checkpoint_blocks = false;  // a recomputed block has a tape of its own

@@ -26,6 +26,9 @@ struct ProductRow {
 using Producers = std::map<std::pair<std::string, bool>, std::string>;
 Producers producers_of(train::TrainConfig config, std::int64_t dataset_vocab);
 
+// "blocks.3.mlp.fc1" → "blocks.*.mlp.fc1"
+std::string kind_of(const std::string& path);
+
 // Layers that differ in their number alone are one, unless `all`. Extents are of one micro-batch.
 std::vector<ProductRow> product_rows(LanguageModel& model, const train::TrainConfig& config,
                                      const Producers& producers, Device device, bool all);

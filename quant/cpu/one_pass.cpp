@@ -1,4 +1,5 @@
 // The CPU halves of the one-pass kernels say what these equal: ranges, scales and codes apart.
+#include "quant/attention_codes.h"
 #include "quant/pair_twin.h"
 #include "quant/scales.h"
 
@@ -45,6 +46,18 @@ void quant_dlogits(Tensor& row_codes, Tensor& row_scales, Tensor& column_codes,
                    const QuantSpec& by_column, const RngKey& key) {
   dlogits_twin(row_codes, row_scales, column_codes, column_scales, losses, logits, targets, scale,
                by_row, by_column, key);
+}
+
+void quant_attention(Tensor& out, Tensor& lse, Tensor& row_codes, Tensor& row_scales,
+                     Tensor& column_codes, Tensor& column_scales, const Tensor& q, const Tensor& k,
+                     const Tensor& v, const AttentionOptions& options, const QuantSpec& by_row,
+                     const QuantSpec& by_column) {
+  attention(out, lse, q, k, v, options);
+  PairSource source;
+  source.x = out.view({out.size(0) * out.size(1), out.size(2) * out.size(3)});
+  Tensor none;
+  pair_twin(row_codes, row_scales, column_codes, column_scales, none, none, source, by_row,
+            by_column, {});
 }
 
 }  // namespace nibble::cpu

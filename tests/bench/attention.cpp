@@ -1,12 +1,16 @@
 // Attention in bf16 on one GPU: the library's own kernels beside cuDNN's (deterministic
-// backward), forward and forward + backward. Random data, cold L2, medians of single runs; the two
-// are first compared, and two runs of our own bit by bit. Prints a markdown table.
+// backward), forward and forward + backward; then the forward that encodes its output beside
+// forward and quantizers apart. Random data, cold L2, medians of single runs; the two are first
+// compared, and two runs of our own bit by bit. Prints markdown tables.
 //   attention_bench [repeats [first row [last row]]]
 #include <fmt/format.h>
 
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 
+#include "quant/attention_codes.h"
+#include "quant/pair_twin.h"
 #include "tensor/cuda/attention_routes.h"
 #include "tensor/cuda/timing.h"
 #include "tensor/ops.h"
@@ -100,6 +104,72 @@ void measure(const Row& r, int repeats) {
   std::fflush(stdout);
 }
 
+// Both encodings of the output as a linear layer makes them of it.
+struct Codes {
+  QuantSpec by_row, by_column;
+  PairSource source;
+  Tensor row_codes, row_scales, column_codes, column_scales, none;
+
+  Codes(const Tensor& out, const char* spec) : by_row(parse_spec(spec)), by_column(by_row) {
+    const std::int64_t rows = out.size(0) * out.size(1), cols = out.size(2) * out.size(3);
+    source.x = out.view({rows, cols});
+    row_codes = Tensor::full({rows, cols}, 1, DType::I8, kGpu);
+    column_codes = Tensor::full({cols, rows}, 1, DType::I8, kGpu);
+    row_scales = Tensor::full(by_row.scale_shape(rows, cols), 1, DType::F32, kGpu);
+    column_scales = Tensor::full(by_column.scale_shape(cols, rows), 1, DType::F32, kGpu);
+  }
+  void encode() {
+    if (has_pair(source, by_row, by_column))
+      cuda::quant_pair(row_codes, row_scales, column_codes, column_scales, none, none, source,
+                       by_row, by_column, {});
+    else
+      pair_twin(row_codes, row_scales, column_codes, column_scales, none, none, source, by_row,
+                by_column, {});
+  }
+  void attend(Call& c) {
+    cuda::quant_attention(c.out, c.lse, row_codes, row_scales, column_codes, column_scales, c.q,
+                          c.k, c.v, c.options, by_row, by_column);
+  }
+  bool equals(const Codes& other) const {
+    const auto same = [](const Tensor& a, const Tensor& b) {
+      const Tensor x = a.to(kCpu), y = b.to(kCpu);
+      return std::memcmp(x.raw(), y.raw(), static_cast<std::size_t>(x.bytes())) == 0;
+    };
+    return same(row_codes, other.row_codes) && same(row_scales, other.row_scales) &&
+           same(column_codes, other.column_codes) && same(column_scales, other.column_scales);
+  }
+};
+
+void measure_codes(const Row& r, int repeats) {
+  const auto normal = [](const Shape& shape, std::uint32_t site) {
+    return Tensor::normal(shape, 0, 1, RngKey{5, site}, DType::F32, kGpu).to(DType::BF16);
+  };
+  const Tensor packed = normal({r.b, r.t, 3, r.h, r.d}, 1), dout = normal({r.b, r.t, r.h, r.d}, 2);
+  const char* const spec = "int8:group128:recip";
+  Call fused(r, packed, dout), apart(r, packed, dout);
+  if (!has_attention_codes({fused.q, fused.k, fused.options}, parse_spec(spec), parse_spec(spec)))
+    return;
+  Codes codes(fused.out, spec), plain(apart.out, spec);
+  codes.attend(fused);
+  apart.own_forward();
+  plain.encode();
+  const bool same = codes.equals(plain) && noise(fused, apart) == 0;
+  const double forward = median_ms(repeats, [&] { apart.own_forward(); }),
+               with_codes = median_ms(repeats, [&] { codes.attend(fused); }),
+               encode = median_ms(repeats, [&] { plain.encode(); }),
+               both = median_ms(repeats, [&] { apart.own_forward(), plain.encode(); });
+  const std::string name = fmt::format("{}, {}, {}, {}", r.b, r.h, r.t, r.d);
+  fmt::print("| {} | {:.3f} | {:.3f} | {:.3f} | {:.3f} ", name, forward, encode, both, with_codes);
+#ifdef NIBBLE_HAS_CUDNN
+  if (cudnn_attention_refusal({apart.q, apart.k, apart.options}, AttentionPass::Forward).empty())
+    fmt::print("| {:.3f} ", median_ms(repeats, [&] { apart.cudnn_forward(), plain.encode(); }));
+  else
+#endif
+    fmt::print("| ");
+  fmt::print("| {} |\n", same ? "equal" : "DIFFER");
+  std::fflush(stdout);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -113,15 +183,21 @@ int main(int argc, char** argv) {
   fmt::print(
       "| B, heads, T, D | own forward | own both | cuDNN forward | cuDNN both | forward, own/cuDNN "
       "| both, own/cuDNN | noise/signal | two runs |\n|---|---|---|---|---|---|---|---|---|\n");
-  const Row rows[] = {{32, 12, 1024, 64},          {8, 25, 1024, 64},
-                      {8, 32, 2048, 128},          {8, 12, 1000, 80},
-                      {32, 12, 1024, 64, 0.1},     {8, 32, 2048, 128, 0.1},
-                      {64, 12, 256, 64},           {2, 12, 4096, 64},
-                      {4, 16, 2048, 96},           {32, 12, 1024, 64, 0, false},
-                      {8, 32, 2048, 128, 0, false}};
+  const Row rows[] = {
+      {32, 12, 1024, 64},          {8, 25, 1024, 64},       {8, 32, 2048, 128},
+      {8, 12, 1000, 80},           {32, 12, 1024, 64, 0.1}, {8, 32, 2048, 128, 0.1},
+      {64, 12, 256, 64},           {2, 12, 4096, 64},       {8, 12, 2048, 64},
+      {8, 25, 4096, 64},           {4, 16, 2048, 96},       {32, 12, 1024, 64, 0, false},
+      {8, 32, 2048, 128, 0, false}};
   const auto count = static_cast<int>(std::size(rows));
   const int first = argc > 2 ? std::atoi(argv[2]) : 0;
   const int last = argc > 3 ? std::atoi(argv[3]) : count - 1;
   for (int i = std::max(first, 0); i <= std::min(last, count - 1); ++i) measure(rows[i], repeats);
+  fmt::print(
+      "\nscales of 128\n\n| B, heads, T, D | own forward | encode | one after the other | forward "
+      "with "
+      "codes | cuDNN, then encode | codes |\n|---|---|---|---|---|---|---|\n");
+  for (int i = std::max(first, 0); i <= std::min(last, count - 1); ++i)
+    if (rows[i].dropout == 0 && rows[i].causal) measure_codes(rows[i], repeats);
   return 0;
 }
