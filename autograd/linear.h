@@ -34,4 +34,7 @@ Var linear_cross_entropy(const Var& x, Parameter& weight, const Tensor& targets,
 Tensor classifier_losses(const Tensor& x, Parameter& weight, const Tensor& targets,
                          const LinearRecipe& recipe, const ClassifierOptions& options = {});
 
+// What linear_cross_entropy wants of x: both encodings, since it makes dW in its forward pass.
+std::optional<Wanted> wanted_of_classifier_input(const Parameter& weight, LinearRecipe recipe);
+
 }  // namespace nibble

@@ -252,4 +252,9 @@ Var linear_cross_entropy(const Var& x, Parameter& weight, const Tensor& targets,
   return record<LinearCrossEntropy>({&x, &weight_var}, loss, [&] { return std::move(gradients); });
 }
 
+std::optional<Wanted> wanted_of_classifier_input(const Parameter& weight, LinearRecipe recipe) {
+  if (recipe.save == Save::Recompute) recipe.save = Save::Encoded;
+  return wanted_of_input(weight, recipe);
+}
+
 }  // namespace nibble

@@ -185,7 +185,7 @@ Var Gpt2::loss(const Tensor& ids, const Tensor& targets) {
   Stream last = stream(ids);
   const auto wanted = [&] {
     const ModuleScope scope(head_path_);
-    return wanted_of_input(head_weight(), head_recipe_);
+    return wanted_of_classifier_input(head_weight(), head_recipe_);
   };
   const Var h = norm_of(std::move(last), ln_f_, wanted()).norm;
   const ModuleScope scope(head_path_);

@@ -15,7 +15,7 @@ void Optimizer::begin_updates(StepState& state) {
   squares_.fill(0);
   Tensor none;
   NIBBLE_DISPATCH(home_, count_update(counter("updates"), none, number_, state.scalars()));
-  state.unless_bad([&] { begin_step(); });
+  update_entries({}, state, true);
 }
 
 void Optimizer::update_now(Parameter& p, StepState& state, double max_norm) {
@@ -26,7 +26,7 @@ void Optimizer::update_now(Parameter& p, StepState& state, double max_norm) {
   Tensor squares = Tensor::zeros({1}, DType::F64, home_);
   NIBBLE_DISPATCH(p.device(), sum_squares_of_all(squares, {p.grad()}));
   NIBBLE_DISPATCH(home_, clip_parameter(state.scalars(), squares_, squares, max_norm));
-  state.unless_bad([&] { update_entries({&*entry}, state); });
+  update_entries({&*entry}, state, false);
   p.bump_version();
   p.release_grad();
 }

@@ -72,7 +72,8 @@ struct StoredUpdate {
 };
 // adam for many parameters, m and v as they are stored: each is decoded to f32, updated and encoded
 // from the fresh values (dequantize, adam, quantize_into; stochastic_bf16 for bf16 weights), all
-// bits the same. Draws are those of `draws` at each one's site. What a GPU takes: optim/stored.h.
+// bits the same; nothing happens in a bad step. Draws are those of `draws` at each one's site. What
+// a GPU takes: optim/stored.h.
 NIBBLE_KERNEL(adam_stored, std::vector<StoredUpdate>& all, const AdamRule& rule,
               const StepScalars* step, const Tensor& corrections, const RngKey& draws)
 // g = clip·gradient; w ·= decay; m = μ·m + g; w −= lr·(nesterov ? g + μ·m : m). m undefined: plain

@@ -93,23 +93,20 @@ void Optimizer::step(StepState& state) {
                   count_update(counter("updates"), counter("skipped"), number_, state.scalars()));
   const std::vector<Parameter*> all = parameters();
   hold_encodings(all);
-  state.unless_bad([&] {
-    begin_step();
-    std::vector<Entry*> ready;
-    for (Entry& e : entries_)
-      if (e.parameter->has_grad()) ready.push_back(&e);
-    update_entries(ready, state);
-  });
+  std::vector<Entry*> ready;
+  for (Entry& e : entries_)
+    if (e.parameter->has_grad()) ready.push_back(&e);
+  update_entries(ready, state, true);
   // After a skipped step too: codes that were drawn for it are not the next one's.
   refresh_encodings(all);
   zero_grad();
 }
 
-void Optimizer::update_entries(const std::vector<Entry*>& entries, const StepState& state) {
-  // Only the updates that a recorded step may not hold need the host to know them.
-  const StepScalars host = recordable() ? StepScalars{} : state.read();
+void Optimizer::update_entries(const std::vector<Entry*>& entries, const StepState& state,
+                               bool begins) {
   std::vector<StoredUpdate> all;
   std::vector<Parameter*> updated;
+  std::vector<Entry*> others;
   for (Entry* e : entries) {
     // A plan for the CPU must have its scratch, and Meta does not know for whom it plans.
     auto own = e->parameter->device().is_meta() ? decltype(stored(*e))("meta") : stored(*e);
@@ -117,9 +114,16 @@ void Optimizer::update_entries(const std::vector<Entry*>& entries, const StepSta
       all.push_back(std::move(*u));
       updated.push_back(e->parameter);
     } else {
-      update_entry(*e, state, host);
+      others.push_back(e);
     }
   }
+  if (begins || !others.empty())
+    state.unless_bad([&] {
+      if (begins) begin_step();
+      // Only the updates that a recorded step may not hold need the host to know them.
+      const StepScalars host = recordable() ? StepScalars{} : state.read();
+      for (Entry* e : others) update_entry(*e, state, host);
+    });
   if (all.empty()) return;
   const MemoryScope scope{"workspace"};
   update_stored(all, state.scalars(), draws(0));

@@ -97,7 +97,8 @@ class Optimizer {
   };
   virtual void update(Update& u) = 0;
   // An optimizer that updates many parameters as they are stored, all in one call: those that
-  // stored_update_refusal (stored.h) lets pass. The bits are update()'s.
+  // stored_update_refusal (stored.h) lets pass. The bits are update()'s. It runs in bad steps too
+  // and must then change nothing: a condition around every launch would take longer than it.
   virtual bool updates_stored() const { return false; }
   virtual void update_stored(std::vector<StoredUpdate>& all, const StepScalars* step,
                              const RngKey& draws);
@@ -117,7 +118,8 @@ class Optimizer {
   };
   void check_home(const StepState& state) const;
   void begin_updates(StepState& state);
-  void update_entries(const std::vector<Entry*>& entries, const StepState& state);
+  // `begins`: they are the first of the step.
+  void update_entries(const std::vector<Entry*>& entries, const StepState& state, bool begins);
   // Its part of a call of update_stored, or the reason why it has none.
   std::variant<StoredUpdate, std::string> stored(const Entry& entry) const;
   void update_entry(Entry& entry, const StepState& state, const StepScalars& host);

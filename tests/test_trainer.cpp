@@ -116,7 +116,6 @@ TEST_CASE("train: updates in backward refuse what needs all gradients at once") 
   const auto message = [](const Json& trainer) {
     return message_of([&] { tiny_config("data", {{"trainer", trainer}}); });
   };
-  MESSAGE(message({{"update", "in_backward"}}));
   CHECK(contains(message({{"update", "in_backward"}}),
                  "trainer.clip: got 1 expected 0 with update \"in_backward\""));
   CHECK(contains(message({{"update", "in_backward"}, {"clip", 0}, {"accumulation", 2}}),

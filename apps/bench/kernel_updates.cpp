@@ -65,8 +65,9 @@ class Updates {
       recorded->replay();
     }
   };
+  // `coded`: matrices are int8 with a scale a row.
   static std::shared_ptr<Model> model_of(Device device, const std::vector<Shape>& shapes,
-                                         const AdamOptions& options) {
+                                         const AdamOptions& options, bool coded = false) {
     const auto normal = [&](const Shape& shape, std::uint32_t site) {
       return normal_numbers(shape, site, DType::F32, device);
     };
@@ -77,30 +78,32 @@ class Updates {
       Parameter* p = m->own.back().get();
       p->name = fmt::format("parameter {}", m->all.size());
       p->grad_buffer().copy_from(normal(shape, site + 1));
+      if (coded) set_weight_storage_int8(*p);
       m->all.push_back(p);
     }
-    m->before = head(m->all.front()->storage());
+    m->before = head(m->all.front()->dense());
     m->gradient = head(m->all.front()->grad());
     m->state.begin(0, 1e-3);
     m->optimizer = std::make_unique<AdamW>(
         std::vector<ParameterGroup>{{.parameters = m->all, .weight_decay = 0.1}}, options);
     return m;
   }
-  // Every update has the first one's sign and at most its size.
+  // Every update has the first one's sign and at most its size; codes have it on average.
   static double update_error(const Model& m) {
-    const std::vector<double> now = head(m.all.front()->storage()).to_vector<double>(),
+    const std::vector<double> now = head(m.all.front()->dense()).to_vector<double>(),
                               was = m.before.to_vector<double>(),
                               g = m.gradient.to_vector<double>();
     const auto steps = static_cast<double>(m.optimizer->updates());
-    double worst = 0;
+    double worst = 0, sum = 0, count = 0;
     for (std::size_t i = 0; i < now.size(); ++i) {
       const double moved = now[i] - was[i] * std::pow(1 - 1e-4, steps);
       if (std::fabs(g[i]) < 0.5) continue;  // small moments are coarse
       const double share = -moved / (g[i] > 0 ? 1e-3 : -1e-3) / steps;
       const double error = std::fabs(share - 1) / 0.5;
       worst = worse(worst, error);
+      sum += share, ++count;
     }
-    return worst;
+    return m.all.front()->is_quantized() ? std::fabs(sum / count - 1) / 0.5 : worst;
   }
   static AdamOptions adam_options(const std::string& moments) {
     AdamOptions options;
@@ -110,7 +113,8 @@ class Updates {
     return options;
   }
   // Whole updates: decode, update, encode. The parameters are there from the first run on.
-  void adam(const std::string& what, const std::vector<Shape>& shapes, const std::string& moments) {
+  void adam(const std::string& what, const std::vector<Shape>& shapes, const std::string& moments,
+            bool coded = false) {
     const AdamOptions options = adam_options(moments);
     double bytes = 0;
     std::int64_t numel = 0;
@@ -123,12 +127,12 @@ class Updates {
         bytes += 2 * static_cast<double>(codec->make(rows, cols, kMeta).bytes());
       }
     }
-    bytes += 12 * static_cast<double>(numel);
+    bytes += (coded ? 6 : 12) * static_cast<double>(numel);  // row scales are few
     auto m = std::make_shared<std::shared_ptr<Model>>();
     cases_.push_back({fmt::format("AdamW{}, moments {}", what, moments),
                       shapes.size() == 1 ? shapes.front() : Shape{numel}, bytes,
                       [=, device = device_] {
-                        if (!*m) *m = model_of(device, shapes, options);
+                        if (!*m) *m = model_of(device, shapes, options, coded);
                         (*m)->run([&] { (*m)->optimizer->step((*m)->state); });
                       },
                       [=] { return update_error(**m); }});
@@ -193,6 +197,7 @@ class Updates {
       adam("", {{4 * width_, width_ * 16}}, moments);
     const std::vector<Shape> small = gpt2(12, width_, vocab);
     for (const char* moments : {"f32", "dyn8:group256"}) adam(", 12 layers", small, moments);
+    adam(", 12 layers of int8", small, "dyn8:group256", true);
     norm(", 12 layers", small);
     encodings(", 12 layers", small);
     if (!device_.is_cuda() || width_ > 768) return;  // at 1600 wide: 25 GB

@@ -7,7 +7,7 @@
   trainer: {
     batch: 1,
     steps: 10,
-    lr: 1e-4,
+    lr: 1e-6,
     schedule: 'constant',
     warmup: 0,
     weight_decay: 0.1,

@@ -27,6 +27,7 @@ constexpr Rule kRules[] = {
     {"*gemv*", "*", FloatProduct},
     // Products, with what prepares and scales them.
     {"whole_kernel", "*", IntProduct},
+    {"resident_kernel", "*RowTile*", CrossEntropy},
     {"resident_kernel", "*", IntProduct},
     {"grouped_kernel", "*", IntProduct},
     {"tiles_kernel", "*", IntProduct},
@@ -43,6 +44,10 @@ constexpr Rule kRules[] = {
     {"row_stats", "*", Attention},
     // Codes and scales, with the norm or activation that some are encoded from.
     {"pair_kernel", "*", Encode},
+    {"norm_rows_kernel", "*", Encode},
+    {"codes_kernel", "*", Encode},
+    {"facts_kernel", "*", Encode},
+    {"recode_kernel", "*", Encode},
     {"*_runs_kernel", "*", Encode},
     {"square_tiles_kernel", "*", Encode},
     {"code_kernel", "*", Encode},
@@ -65,6 +70,7 @@ constexpr Rule kRules[] = {
     {"segment_sums_kernel", "*", Encode},
     // Norms; the fold of their parameters' gradients too.
     {"forward_kernel", "*", Norm},
+    {"summed_kernel", "*", Norm},
     {"backward_kernel", "*", Norm},
     {"long_gradient_kernel", "*", Norm},
     {"long_lines_kernel", "*", Norm},
@@ -78,6 +84,7 @@ constexpr Rule kRules[] = {
     {"map_kernel", "*", Elementwise},
     {"strided_kernel", "*", Elementwise},
     {"convert_kernel", "*", Elementwise},
+    {"cast_kernel", "*", Elementwise},
     {"transpose_kernel", "*", Elementwise},
     {"draw_kernel", "*", Elementwise},
     {"dropout_kernel", "*", Elementwise},
@@ -107,6 +114,8 @@ constexpr Rule kRules[] = {
     {"total_kernel", "*", Optimizer},
     {"loss_kernel", "*", Optimizer},
     {"clip_kernel", "*", Optimizer},
+    {"clip_parameter_kernel", "*", Optimizer},
+    {"rows_kernel", "*", Optimizer},
     {"count_kernel", "*", Optimizer},
     {"corrections_kernel", "*", Optimizer},
     {"stored_kernel", "*", Optimizer},

@@ -144,6 +144,14 @@ void visit(V& v, TrainerConfig& c) {
   v("clip", c.clip, config::at_least(0.0));
   v("clip_parameter", c.clip_parameter, config::at_least(0.0));
   v("update", c.update);
+  v("seed", c.seed);
+  v("on_not_finite", c.on_not_finite);
+  v("eval_every", c.eval_every, config::at_least(0));
+  v("eval_batches", c.eval_batches, config::at_least(0));
+  v("checkpoint_every", c.checkpoint_every, config::at_least(0));
+  v("keep", c.keep, config::at_least(0));
+  v("log_every", c.log_every, config::at_least(1));
+  v("telemetry_every", c.telemetry_every, config::at_least(0));
   const bool at_end = c.update == UpdateTime::AtEnd;
   v.check(at_end || c.clip == 0, "clip",
           "got {} expected 0 with update \"in_backward\", which never has all gradients at once; "
@@ -155,14 +163,6 @@ void visit(V& v, TrainerConfig& c) {
   v.check(!at_end || c.clip_parameter == 0, "clip_parameter",
           "got {} expected 0 unless update is \"in_backward\"; trainer.clip clips all together",
           c.clip_parameter);
-  v("seed", c.seed);
-  v("on_not_finite", c.on_not_finite);
-  v("eval_every", c.eval_every, config::at_least(0));
-  v("eval_batches", c.eval_batches, config::at_least(0));
-  v("checkpoint_every", c.checkpoint_every, config::at_least(0));
-  v("keep", c.keep, config::at_least(0));
-  v("log_every", c.log_every, config::at_least(1));
-  v("telemetry_every", c.telemetry_every, config::at_least(0));
 }
 
 template <class V>

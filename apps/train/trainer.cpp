@@ -87,7 +87,9 @@ Session::Session(const TrainOptions& options)
       schedule_(schedule_of(config_.trainer)),
       updates_(config_.trainer, *optimizer_, state_, tape_),
       scales_(options.device) {
-  allocate_gradients(parameters_);
+  // What weights and states were made through has other sizes than what a step needs.
+  if (options.device.is_cuda()) release_cached_memory(options.device);
+  if (!updates_.in_backward()) allocate_gradients(parameters_);
   if (wants_graph(options_, *optimizer_)) recorded_.emplace(options.device);
   loader_ = std::make_unique<TokenLoader>(shard_paths(config_.data.path, dataset_.train),
                                           LoaderOptions{.batch = config_.trainer.batch,

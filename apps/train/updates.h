@@ -17,9 +17,9 @@ class Updates {
   void finish();
   // A pass over `tape` whose gradients nobody wants must not need more memory than a step.
   void forget_gradients(Tape& tape) const;
+  bool in_backward() const { return config_.update == UpdateTime::InBackward; }
 
  private:
-  bool in_backward() const { return config_.update == UpdateTime::InBackward; }
   const TrainerConfig& config_;
   Optimizer& optimizer_;
   StepState& state_;

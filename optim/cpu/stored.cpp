@@ -25,6 +25,7 @@ void encode(StoredState& s, const Tensor& x, const RngKey& draws) {
 
 void adam_stored(std::vector<StoredUpdate>& all, const AdamRule& rule, const StepScalars* step,
                  const Tensor& corrections, const RngKey& draws) {
+  if (step->bad) return;
   for (StoredUpdate& u : all) {
     const RngKey key{draws.seed, u.weight_site, draws.step};
     std::optional<QTensor> codes;

@@ -52,6 +52,7 @@ inline constexpr int kBlocks = kM == Known::SignedBook ? 3 : 2;
 template <int kEach, Known kM, Known kV, bool kVectors>
 __global__ void __launch_bounds__(kBlock, kBlocks<kEach, kM>)
     stored_kernel(const __grid_constant__ Work work) {
+  if (work.step->bad) return;
   extern __shared__ std::uint32_t shared[];
   auto& m_tables = *reinterpret_cast<StateTables*>(shared);
   auto& v_tables =

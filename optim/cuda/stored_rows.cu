@@ -102,6 +102,7 @@ __device__ std::uint32_t block_largest(std::uint32_t most, std::uint32_t* shared
 
 template <int kEach, Known kM, Known kV, bool kVectors, bool kKeeps>
 __global__ void __launch_bounds__(kMostThreads) rows_kernel(const __grid_constant__ RowWork work) {
+  if (work.step->bad) return;
   extern __shared__ std::uint32_t shared[];
   __shared__ std::uint32_t most_of_warp[kWarp];
   const std::size_t m_words = StateTables::bytes(work.codes[0]) / sizeof(float),

@@ -24,23 +24,3 @@ GPU_TEST("cuda in backward: eager and recorded steps give the bits of updates at
     }
   }
 }
-
-GPU_TEST("cuda in backward: clips and norms of single parameters are the CPU's") {
-  const Tensor squares = Tensor::from(std::vector{4.0, 9.0, 0.25}, {3});
-  in_lockstep(
-      {squares},
-      [&](const std::vector<Tensor>& in) {
-        StepState state(in[0].device());
-        state.begin(0, 1);
-        Tensor total = Tensor::zeros({1}, DType::F64, in[0].device());
-        std::vector<Tensor> out;
-        for (std::int64_t i = 0; i < 3; ++i) {
-          const Tensor own = in[0].slice(0, i, i + 1);
-          NIBBLE_DISPATCH(in[0].device(), clip_parameter(state.scalars(), total, own, 1.5));
-          const StepScalars s = state.read();
-          out.push_back(Tensor::from(std::vector{static_cast<double>(s.clip), s.norm}, {2}));
-        }
-        return out;
-      },
-      [](const Tensor& cpu, const Tensor& gpu) { check_bits(cpu, gpu); });
-}

@@ -179,6 +179,8 @@ GPU_TEST("cuda optim: codes of moments are those of the quantizer for any number
       for (std::int64_t g = 0; g < kGroups; ++g) p[g * 256] = 1;
       const QTensor expected = quantize(x, spec);
       StoredUpdate u{.weight = Tensor::zeros(x.shape(), DType::F32, kGpu),
+                     .weight_scales = {},
+                     .weight_spec = {},
                      .gradient = x.to(kGpu),
                      .states = {},
                      .group = {}};
@@ -235,6 +237,13 @@ GPU_TEST("cuda optim: the scalars of a step are the CPU's") {
       for (const double limit : {0.0, 0.5, 3.0}) {
         state.begin(5, 1e-3);
         NIBBLE_DISPATCH(device, clip_by_norm(state.scalars(), f64(squares), limit));
+        note(state);
+        state.clear_bad();
+      }
+    Tensor total = f64(0);
+    for (const double limit : {0.0, 1.5})
+      for (const double squares : {4.0, 0.25, 1.0 / 3, double(INFINITY)}) {
+        NIBBLE_DISPATCH(device, clip_parameter(state.scalars(), total, f64(squares), limit));
         note(state);
         state.clear_bad();
       }
