@@ -177,7 +177,9 @@ done
     def test_memory(self):
         file = self.folder / "memory.json"
         run = self.small_run()
-        recipes = ["none", "int8", "fp8_delayed", "int8,save=recompute,output=recompute", "none,save=recompute"]
+        recipes = ["none", "int8", "fp8_delayed", "none,save=recompute"]
+        if DEVICE != "cpu":  # the CPU makes outputs again in scratch of its kernels, which no plan counts
+            recipes.append("int8,save=recompute,output=recompute")
         text = self.ok("bench", "memory", *run, *(w for r in recipes for w in ("--recipe", r)), "--json", file)
         self.assertEqual(self.names(text), ["recipe", *recipes])
         for row in json.loads(file.read_text())["rows"]:

@@ -150,9 +150,9 @@ class Inspect(TrainedCase):
         self.assertEqual([(p["m"], p["n"], p["k"]) for p in qkv.values()],
                          [(tokens, 48, 16), (tokens, 16, 48), (48, 16, tokens)])
         self.assertEqual({p["mode"] for p in qkv.values()}, {"real"})
-        # 64 tokens are less than a group: the norm encodes rows alone, and nobody dy.
+        # 64 tokens are less than a group: nobody encodes dy. x is what the norm makes, twice.
         self.assertEqual({p["product"]: p["lhs_by"] + p["rhs_by"] for p in qkv.values()},
-                         {"fprop": "layer_norm", "dgrad": "", "wgrad": ""})
+                         {"fprop": "layer_norm", "dgrad": "", "wgrad": "layer_norm"})
         memory = report["memory"]
         self.assertEqual(memory["parameters"], sum(p["bytes"] for p in report["parameters"]))
         categories = ("parameters", "gradients", "moments", "activations", "encodings", "logits", "workspace", "batch")

@@ -151,6 +151,7 @@ TEST_CASE("tape: a sink of a shared gradient does not write through") {
 
 TEST_CASE("tape: a norm adds to the gradient that its input has, in the bits of a sum") {
   Parameter gain(weights({8}, 2)), offset(weights({8}, 3));
+  const std::string module = "norm";  // the tape keeps its address
   for (const DType dtype : {DType::F32, DType::BF16, DType::F64}) {
     const Tensor a = weights({2, 3, 8}, 4).to(dtype), b = weights({2, 3, 8}, 5).to(dtype);
     const Tensor dy = weights({2, 3, 8}, 6).to(dtype), dz = weights({2, 3, 8}, 7).to(dtype);
@@ -160,7 +161,7 @@ TEST_CASE("tape: a norm adds to the gradient that its input has, in the bits of 
       Tape tape;
       const Tape::Recording recording(tape);
       const Var x = tape.watch(a), r = tape.watch(b);
-      const AddedNorm both = add_layer_norm(x, r, gain, &offset, 1e-5, {}, "norm");
+      const AddedNorm both = add_layer_norm(x, r, gain, &offset, 1e-5, {}, module);
       Var loss;
       const auto read = [&](int reader, const Var& part) {
         if (readers & reader) loss = loss.tracked() ? loss + part : part;

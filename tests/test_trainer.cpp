@@ -18,6 +18,13 @@ bool contains(const std::string& text, std::string_view part) {
   return text.find(part) != std::string::npos;
 }
 
+TEST_CASE("train: configurations recorded before token chunks still open") {
+  Json json = write_config(read_config({{"data", {{"path", "tokens"}}}}));
+  json["model"]["vocab_chunk"] = 8192;
+  CHECK(config_of({{"config", json}}).model.token_chunk == 0);
+  CHECK_THROWS_WITH_AS(read_config(json), doctest::Contains("vocab_chunk"), Error);
+}
+
 TEST_CASE("train: two runs, and runs at 1, 2 and 4 threads, end in equal bytes") {
   const TempDir dir;
   const auto data = make_dataset(dir);

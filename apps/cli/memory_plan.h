@@ -33,7 +33,7 @@ inline constexpr MemoryCategory kMemoryCategories[] = {
     {"moments", "the optimizer's states"},
     {"activations", "saved for the backward pass"},
     {"encodings", "weights in other forms, past ranges of delayed scales"},
-    {"logits", "of a vocabulary chunk, and the loss"},
+    {"logits", "of a chunk of tokens, the loss, dW until backward"},
     {"workspace", "gradients of activations, scratch"},
     {"batch", "inputs and targets"},
 };

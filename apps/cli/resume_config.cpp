@@ -60,7 +60,7 @@ Json recorded_config(const std::filesystem::path& output) {
                      !sessions->empty() && sessions->back().is_object() &&
                      sessions->back().contains("config");
   NIBBLE_CHECK(begun, "resume", "{} holds no run that could go on", output.string());
-  return train::write_config(train::read_config(sessions->back()["config"]));
+  return train::write_config(train::read_recorded_config(sessions->back()["config"]));
 }
 
 }  // namespace

@@ -72,6 +72,10 @@ int run_train(const Options& o, const std::vector<std::string>& argv) {
       .kernels = o.kernels.empty() ? profile::Range{} : profile::parse_range(o.kernels),
       .command = argv,
       .log = stderr};
+  NIBBLE_CHECK(
+      o.init.empty() || options.config.trainer.keep > 0, "train",
+      "--init: got trainer.keep 0, expected at least 1; a run that goes on reads its first "
+      "weights from a checkpoint of its own");
   if (!o.tune.empty()) options.config.tune = o.tune;
   if (!o.dry_run.empty()) {
     if (const auto plans = train::use_plan_table(options.config.tune, device); !plans.note.empty())

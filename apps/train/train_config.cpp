@@ -25,6 +25,12 @@ const config::Words<UpdateTime>& words_of(UpdateTime) {
   return words;
 }
 
+TrainConfig read_recorded_config(Json json) {
+  if (json.is_object() && json.contains("model") && json["model"].is_object())
+    json["model"].erase("vocab_chunk");  // until 2026-11-29
+  return read_config(json);
+}
+
 TrainConfig read_config(const Json& json) {
   TrainConfig c = config::read<TrainConfig>(json);
   c.recipe = recipes::to_string(recipes::parse(c.recipe));

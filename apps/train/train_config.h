@@ -106,12 +106,12 @@ void visit(V& v, ModelConfig& c) {
   v("checkpoint_blocks", c.checkpoint_blocks);
   v("recompute", c.recompute);
   v("recompute_blocks", c.recompute_blocks, config::at_least(0));
-  v.check(recompute_of(c.recompute).has_value(), "recompute",
-          "got \"{}\" expected \"none\", \"inputs\", \"mlp\", \"products\" or \"sums\"",
-          c.recompute);
   v("token_chunk", c.token_chunk, config::at_least(0));
   v("gelu", c.gelu);
   v("norm_epsilon", c.norm_epsilon, config::above(0.0));
+  v.check(recompute_of(c.recompute).has_value(), "recompute",
+          "got \"{}\" expected \"none\", \"inputs\", \"mlp\", \"products\" or \"sums\"",
+          c.recompute);
   v.check(c.type == "gpt2", "type", "got \"{}\" expected \"gpt2\"", c.type);
   v.check(c.gelu == "tanh" || c.gelu == "erf", "gelu", "got \"{}\" expected \"tanh\" or \"erf\"",
           c.gelu);
@@ -189,6 +189,9 @@ void visit(V& v, TrainConfig& c) {
 // Reads and checks everything that needs no data: recipe and optimizer words, sizes, the schedule.
 // Recipe and optimizer come back in their resolved form.
 TrainConfig read_config(const Json& json);
+// The same of what a run or checkpoint recorded, also before keys were given up: what they chose
+// then (how many logits exist at a time) is chosen anew.
+TrainConfig read_recorded_config(Json json);
 Json write_config(const TrainConfig& config);
 Schedule schedule_of(const TrainerConfig& config);
 Gpt2Config gpt2_of(const ModelConfig& config, std::int64_t dataset_vocab);

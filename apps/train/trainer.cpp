@@ -134,7 +134,7 @@ Json Session::state() const {
 
 TrainConfig config_of(const Json& state) {
   NIBBLE_CHECK(state.contains("config"), "checkpoint", "holds no configuration");
-  return read_config(state["config"]);
+  return read_recorded_config(state["config"]);
 }
 
 NamedTensors Session::tensors() const {
