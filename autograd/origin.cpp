@@ -1,6 +1,7 @@
 #include "autograd/origin.h"
 
 #include "autograd/context.h"
+#include "autograd/operand.h"
 #include "quant/pair_twin.h"
 #include "quant/source_kernels.h"
 
@@ -22,11 +23,8 @@ std::optional<QTensor> Origin::transposed_codes(const QuantSpec& spec, const Rng
   PairSource s = source;
   s.x = x.get().flatten_rows();
   if (s.x.numel() == 0 || !has_source_columns(s, spec)) return std::nullopt;
-  const std::int64_t rows = s.x.size(1), cols = s.x.size(0);
   const Device device = s.x.device();
-  QTensor q(Tensor::empty({rows, cols}, spec.payload(), device),
-            Tensor::empty(spec.scale_shape(rows, cols), DType::F32, device), Tensor(), Tensor(),
-            spec, {rows, cols});
+  QTensor q = unwritten(spec, s.x.size(1), s.x.size(0), device);
   NIBBLE_DISPATCH(device, quant_source_columns(q.payload(), q.scales(), s, spec, key));
   return q;
 }

@@ -6,15 +6,6 @@
 namespace nibble {
 namespace {
 
-QTensor unwritten(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, Device device) {
-  return {Tensor::empty({rows, cols}, spec.payload(), device),
-          Tensor::empty(spec.scale_shape(rows, cols), DType::F32, device),
-          Tensor(),
-          Tensor(),
-          spec,
-          {rows, cols}};
-}
-
 bool is_norm(const PairSource& source) {
   using enum PairSource::Kind;
   return source.kind == LayerNorm || source.kind == AddLayerNorm;
@@ -59,6 +50,15 @@ struct Codes {
 };
 
 }  // namespace
+
+QTensor unwritten(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, Device device) {
+  return {Tensor::empty({rows, cols}, spec.payload(), device),
+          Tensor::empty(spec.scale_shape(rows, cols), DType::F32, device),
+          Tensor(),
+          Tensor(),
+          spec,
+          {rows, cols}};
+}
 
 std::optional<Encoded> encode_pair(PairSource& source, const Shape& shape, const Wanted& wanted) {
   using enum PairSource::Kind;

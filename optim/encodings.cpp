@@ -60,18 +60,21 @@ class Rewrite {
       to_.push_back(std::get<Tensor>(form.value));
       from_.push_back(x);
     }
-    form.used = form.stale = false;
+    form.stale = true;  // until it is written
+    forms_.push_back(&form);
   }
   void run() {
     if (!codes_.empty()) NIBBLE_DISPATCH(codes_.front().x.device(), recode(codes_));
     if (!to_.empty()) NIBBLE_DISPATCH(to_.front().device(), cast_all(to_, from_));
     for (Recoded& r : codes_) r.codes.payload().bump_version(), r.codes.scales().bump_version();
     for (Tensor& t : to_) t.bump_version();
+    for (Parameter::Form* f : forms_) f->used = f->stale = false;
   }
 
  private:
   std::vector<Recoded> codes_;
   std::vector<Tensor> to_, from_;
+  std::vector<Parameter::Form*> forms_;
 };
 
 }  // namespace
@@ -90,7 +93,7 @@ void hold_encodings(const std::vector<Parameter*>& parameters) {
   for (Parameter* p : parameters) {
     if (p->forms_fixed()) continue;
     for (Parameter::Form& f : p->forms())
-      f.kept = f.used && (f.kept || encoding_refusal(p->value(), f).empty());
+      f.kept = f.used && encoding_refusal(p->value(), f).empty();
   }
 }
 

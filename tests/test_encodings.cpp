@@ -146,6 +146,20 @@ TEST_CASE("encodings: what a recorded step has found stays at its place") {
   CHECK(fresh(w, at, spec, true));
 }
 
+TEST_CASE("encodings: a form that was kept goes when the weight becomes codes") {
+  const QuantSpec spec = parse_spec("int8:row:recip");
+  Parameter w(golden_values("w", {128, 128}, 0x1p-18f));
+  named(w, "w");
+  Stepper run(std::make_unique<Sgd>(std::vector<ParameterGroup>{{{&w}}}, SgdOptions{}));
+  (void)w.encoded(spec, true, {});
+  run.step();
+  REQUIRE(w.forms().size() == 1);
+  set_weight_storage_int8(w);
+  (void)w.encoded(spec, true, {});
+  run.step();
+  CHECK(w.forms().empty());
+}
+
 TEST_CASE("encodings: a turn of the forward's codes is a form of its own") {
   const Recipe recipe = recipes::parse("int8_block128");
   Parameter w(golden_values("w", {256, 128}, 0x1p-18f));
