@@ -79,7 +79,7 @@ Var record_norm(const Var& x, Parameter& gamma, Parameter* beta, Value y, const 
   PairSource of = source;
   of.kind = PairSource::Kind::LayerNorm;
   of.x = of.residual = of.sum = Tensor();
-  if (Tape::active()) out.set_origin(std::make_shared<Origin>(std::move(of), saved));
+  if (Tape::active()) out.set_origin(std::make_shared<Origin>(Origin{std::move(of), saved}));
   return out;
 }
 
@@ -238,7 +238,7 @@ Var self_attention(const Var& qkv, int heads, bool causal, double dropout_p,
   Var out = record<SelfAttentionNode>({&qkv}, codes ? Value(std::move(*codes)) : Value(y), [&] {
     return SelfAttentionNode{Saved(qkv, x), Saved(r.out), r.lse, options};
   });
-  if (Tape::active()) out.set_origin(std::make_shared<Origin>(PairSource{}, Saved(y)));
+  if (Tape::active()) out.set_origin(std::make_shared<Origin>(Origin{PairSource{}, Saved(y)}));
   return out;
 }
 

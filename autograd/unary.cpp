@@ -180,7 +180,7 @@ Var gelu(const Var& x, ops::Gelu kind, const std::optional<Wanted>& wanted) {
   if (Tape::active() && kind == ops::Gelu::Tanh) {
     PairSource source;
     source.kind = PairSource::Kind::Gelu;
-    out.set_origin(std::make_shared<Origin>(std::move(source), saved));
+    out.set_origin(std::make_shared<Origin>(Origin{std::move(source), saved}));
   }
   return out;
 }
