@@ -67,12 +67,12 @@ void visit(V& v, Trainer& c) {
   v("schedule", c.schedule);
   v("bits", c.bits);
   v("clip", c.clip, config::above(0.0));
+  v.check(!c.clip || c.lr < *c.clip, "clip", "must be above lr = {}", c.lr);
   v("betas", c.betas, config::half_open(0.0, 1.0));
   v("groups", c.groups);
   v("flags", c.flags);
   v("overrides", c.overrides);
   v("out", c.out, config::not_empty());
-  v.check(!c.clip || c.lr < *c.clip, "clip", "must be above lr = {}", c.lr);
 }
 
 struct Root {
@@ -205,6 +205,7 @@ TEST_CASE("config: wrong values say path, got and expected") {
       {R"({"bits": 8})", "config: trainer.bits: got 8 expected a string"},
       {R"({"clip": 0})", "config: trainer.clip: got 0 expected above 0"},
       {R"({"clip": 1e-5})", "config: trainer.clip: must be above lr = 0.0003"},
+      {R"({"clip": 1e-5, "out": "x"})", "config: trainer.clip: must be above lr = 0.0003"},
       {R"({"betas": 1})", "config: trainer.betas: got 1 expected an array"},
       {R"({"betas": [0.9, "x"]})", R"(config: trainer.betas.1: got "x" expected a number)"},
       {R"({"betas": [0.9, 1]})",

@@ -58,6 +58,7 @@ void Reader::finish() const {
          nearest(name, known_));
   }
   NIBBLE_CHECK(missing_.empty(), "config", "{}: missing; it has no default", path_of(missing_));
+  NIBBLE_CHECK(broken_.empty(), "config", "{}", broken_);
 }
 
 namespace detail {

@@ -96,17 +96,18 @@ class Reader {
     (*this)(name, field, rules...);
     if (!object_.contains(name) && missing_.empty()) missing_ = name;
   }
-  // For rules between fields: throws "config: <path of name>: <message>". Not evaluated on a struct
-  // whose required fields are missing, which finish() reports.
+  // For rules between fields: finish() throws "config: <path of name>: <message>" for the first
+  // that does not hold, once it knows the keys: an unknown or missing one explains more than the
+  // default that stands in its place.
   template <class... Args>
   void check(bool holds, const std::string& name, fmt::format_string<Args...> message,
              Args&&... args) {
-    if (!holds && missing_.empty()) {
-      finish();  // an unknown key explains more than the default that stands in its place
-      fail("config", "{}: {}", path_of(name), fmt::format(message, std::forward<Args>(args)...));
-    }
+    if (!holds && broken_.empty())
+      broken_ =
+          fmt::format("{}: {}", path_of(name), fmt::format(message, std::forward<Args>(args)...));
   }
-  // Throws for keys that no field asked for (naming the nearest one), then for a missing field.
+  // Throws for keys that no field asked for (naming the nearest one), then for a missing field,
+  // then for a broken rule.
   void finish() const;
 
  private:
@@ -126,7 +127,7 @@ class Reader {
 
   const Json& object_;
   std::string path_;
-  std::string missing_;
+  std::string missing_, broken_;
   std::vector<std::string> known_;
 };
 
