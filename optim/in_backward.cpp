@@ -20,9 +20,9 @@ void Optimizer::begin_updates(StepState& state) {
 
 void Optimizer::update_now(Parameter& p, StepState& state, double max_norm) {
   if (!p.has_grad()) return;
-  begin_updates(state);
   const auto entry = std::ranges::find(entries_, &p, &Entry::parameter);
   NIBBLE_CHECK(entry != entries_.end(), "optimizer", "{} is in no group", p.name);
+  begin_updates(state);
   Tensor squares = Tensor::zeros({1}, DType::F64, home_);
   NIBBLE_DISPATCH(p.device(), sum_squares_of_all(squares, {p.grad()}));
   NIBBLE_DISPATCH(home_, clip_parameter(state.scalars(), squares_, squares, max_norm));

@@ -78,6 +78,7 @@ std::vector<Parameter*> Optimizer::parameters() const {
 }
 
 void Optimizer::zero_grad() {
+  updating_ = false;
   for (Entry& e : entries_) e.parameter->set_has_grad(false);
 }
 

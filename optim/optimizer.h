@@ -56,6 +56,7 @@ class Optimizer {
   void finish_updates(StepState& state);
   // Whether update() reads what changes from step to step on the device alone.
   virtual bool recordable() const { return false; }
+  // Forgets the gradients, and a step of update_now that an error cut short.
   void zero_grad();
 
   const std::vector<ParameterGroup>& groups() const { return groups_; }

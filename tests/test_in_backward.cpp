@@ -112,6 +112,25 @@ TEST_CASE("in backward: a bad gradient ends the step's updates, a bad step makes
   CHECK(p.adam.updates() == 3);
 }
 
+TEST_CASE("in backward: a step that an error cut short is over with zero_grad") {
+  Pair p;
+  p.step(0, 0);
+  p.state.begin(1, 1e-2);
+  p.tape.on_grad_ready([&](Parameter& q) {
+    p.adam.update_now(q, p.state);
+    throw Error("test", "the disk is full");
+  });
+  {
+    const Tape::Recording recording(p.tape);
+    const Var y = sum(square(linear(Tensor::full({5, 3}, 1), p.b, nullptr, {})));
+    CHECK_THROWS_WITH(p.tape.backward(y), "test: the disk is full");
+  }
+  CHECK(p.adam.updates() == 2);
+  p.adam.zero_grad();
+  p.step(2, 0);
+  CHECK(p.adam.updates() == 3);
+}
+
 TEST_CASE("in backward: a parameter that no optimizer has is an error") {
   Pair p;
   Parameter stranger(Tensor::full({2, 3}, 1));
