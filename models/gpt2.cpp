@@ -65,6 +65,8 @@ void Gpt2Config::validate() const {
       "got vocab {}, context {}, layers {}, heads {}, width {}, expected at most {}, and {} "
       "tokens",
       vocab, context, layers, heads, width, kMost, 16 * kMost);
+  NIBBLE_CHECK(init_std >= 0 && std::isfinite(init_std), "gpt2",
+               "got init_std {}, expected a number of at least 0", init_std);
   NIBBLE_CHECK(width % heads == 0, "gpt2", "got width {} and {} heads, expected a multiple", width,
                heads);
 }
@@ -134,14 +136,14 @@ Gpt2::Gpt2(const Gpt2Config& config, const Recipe& recipe, std::uint64_t seed, D
 }
 
 void Gpt2::initialise(std::uint64_t seed, Device device, const Store& store) {
-  constexpr double kStd = 0.02;
-  const double residual = kStd / std::sqrt(2.0 * static_cast<double>(config_.layers));
+  const double deviation = config_.init_std;
+  const double residual = deviation / std::sqrt(2.0 * static_cast<double>(config_.layers));
   for (Parameter* p : parameters(*this)) {
     const std::string& name = p->name;
     p->set_value(Tensor::empty(p->shape(), DType::F32, device));
     if (p->shape().rank() == 2) {
       const bool projects = name.ends_with("attn.proj.weight") || name.ends_with("mlp.fc2.weight");
-      init_normal(*p, 0, projects ? residual : kStd, seed);
+      init_normal(*p, 0, projects ? residual : deviation, seed);
     } else if (name.ends_with(".bias")) {
       init_constant(*p, 0);
     } else {

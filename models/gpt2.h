@@ -29,6 +29,7 @@ struct Gpt2Config {
   double embedding_dropout = 0, attention_dropout = 0, residual_dropout = 0;
   bool tie_embeddings = true;  // a Recipe may override it
   double norm_epsilon = 1e-5;
+  double init_std = 0.02;  // of weights; 0.02 makes the logits of a wide model start too large
   ops::Gelu gelu = ops::Gelu::Tanh;
   std::int64_t token_chunk = 0;    // rows of logits that exist at a time; 0: autograd/linear.h
   bool checkpoint_blocks = false;  // keep each block's input only; recompute the rest in backward
@@ -43,9 +44,9 @@ struct Gpt2Config {
 
 class Gpt2 : public LanguageModel {
  public:
-  // Parameters are drawn from (seed, name): N(0, 0.02²), residual projections N(0, 0.02² /
-  // 2·layers). `store` puts each into the form in which it is kept before the next one is drawn, so
-  // that the whole model is never there in F32.
+  // Parameters are drawn from (seed, name): N(0, init_std²), residual projections
+  // N(0, init_std² / 2·layers). `store` puts each into the form in which it is kept before the next
+  // one is drawn, so that the whole model is never there in F32.
   using Store = std::function<void(Parameter&)>;
   Gpt2(const Gpt2Config& config, const Recipe& recipe, std::uint64_t seed, Device device = kCpu,
        const Store& store = {});

@@ -36,6 +36,8 @@ class BadInput(TrainedCase):
                 (r'config: trainer.lr: got "fast" expected a number', "trainer.lr=fast"),
                 (r"config: trainer.steps: got 1.5 expected", "trainer.steps=1.5"),
                 (r"config: trainer.batch: got 0 expected at least 1", "trainer.batch=0"),
+                (r"config: trainer.batch: got 9999999999 expected at most", "trainer.batch=9999999999"),
+                (r'config: model.recompute_blocks: got 2 with recompute "none"', "model.recompute_blocks=2"),
                 (r"config: model: got 3 expected an object", "model=3"),
                 (r"config: .*no '='|config: .*=", "trainer.lr"),
                 (r'optimizer.type: unknown optimizer "adam"; the nearest known one is "adamw"', "optimizer.type=adam"),

@@ -37,7 +37,7 @@ class Export(Folders):
         self.assertEqual(read_tensors(out / "model.safetensors"), self.tensors)
         theirs, ours = (json.loads((f / "config.json").read_text()) for f in (GOLDEN, out))
         for key in ("model_type", "vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner", "embd_pdrop",
-                    "attn_pdrop", "resid_pdrop", "activation_function", "layer_norm_epsilon", "tie_word_embeddings",
+                    "attn_pdrop", "resid_pdrop", "activation_function", "layer_norm_epsilon", "initializer_range", "tie_word_embeddings",
                     "bos_token_id", "eos_token_id", "architectures"):
             self.assertEqual(ours[key], theirs[key], key)
         again = self.folder / "again"

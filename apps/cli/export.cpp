@@ -1,5 +1,6 @@
 // nibble export: a checkpoint to a folder that transformers loads.
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <cstdio>
 #include <memory>
@@ -49,6 +50,7 @@ Json config_of(const LoadedModel& loaded, const Tokenizer& tokenizer) {
           {"n_inner", nullptr},
           {"activation_function", c.gelu == ops::Gelu::Erf ? "gelu" : "gelu_new"},
           {"layer_norm_epsilon", c.norm_epsilon},
+          {"initializer_range", c.init_std},
           {"embd_pdrop", c.embedding_dropout},
           {"attn_pdrop", c.attention_dropout},
           {"resid_pdrop", c.residual_dropout},

@@ -138,6 +138,7 @@ train::ModelConfig read_hf_config(const fs::path& folder) {
   m.attention_dropout = f.number("attn_pdrop", 0.1);
   m.residual_dropout = f.number("resid_pdrop", 0.1);
   m.norm_epsilon = f.number("layer_norm_epsilon", 1e-5);
+  m.init_std = f.number("initializer_range", 0.02);
   m.tie_embeddings = f.boolean("tie_word_embeddings", true);
   m.gelu = activation == "gelu" ? "erf" : "tanh";
   return m;

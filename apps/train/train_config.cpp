@@ -69,6 +69,7 @@ Gpt2Config gpt2_of(const ModelConfig& m, std::int64_t dataset_vocab) {
   g.token_chunk = m.token_chunk;
   g.gelu = m.gelu == "erf" ? ops::Gelu::Erf : ops::Gelu::Tanh;
   g.norm_epsilon = m.norm_epsilon;
+  g.init_std = m.init_std;
   g.compute = parse_dtype(m.compute);
   return g;
 }

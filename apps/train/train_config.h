@@ -30,6 +30,7 @@ struct ModelConfig {
   std::int64_t token_chunk = 0;                  // rows of logits at a time; 0: chosen by size
   std::string gelu = "tanh";
   double norm_epsilon = 1e-5;
+  double init_std = 0.02;
   std::string compute = "f32";  // of activations and of the dense products' operands: f32 or bf16
 };
 
@@ -109,13 +110,21 @@ void visit(V& v, ModelConfig& c) {
   v("token_chunk", c.token_chunk, config::at_least(0));
   v("gelu", c.gelu);
   v("norm_epsilon", c.norm_epsilon, config::above(0.0));
+  v("init_std", c.init_std, config::at_least(0.0));
+  v("compute", c.compute);
   v.check(recompute_of(c.recompute).has_value(), "recompute",
           "got \"{}\" expected \"none\", \"inputs\", \"mlp\", \"products\" or \"sums\"",
           c.recompute);
+  v.check(
+      !c.recompute_blocks ||
+          recompute_of(c.recompute).value_or(Recompute::Sums) > Recompute::Inputs,
+      "recompute_blocks",
+      "got {} with recompute \"{}\", expected \"mlp\", \"products\" or \"sums\": they alone are "
+      "by blocks",
+      c.recompute_blocks.value_or(0), c.recompute);
   v.check(c.type == "gpt2", "type", "got \"{}\" expected \"gpt2\"", c.type);
   v.check(c.gelu == "tanh" || c.gelu == "erf", "gelu", "got \"{}\" expected \"tanh\" or \"erf\"",
           c.gelu);
-  v("compute", c.compute);
   v.check(c.compute == "f32" || c.compute == "bf16", "compute",
           "got \"{}\" expected \"f32\" or \"bf16\"", c.compute);
 }
