@@ -1,6 +1,7 @@
 // nibble bench: how fast products are on this machine, with their results checked.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <CLI/CLI.hpp>
 
 #include <memory>
 #include <nlohmann/json.hpp>

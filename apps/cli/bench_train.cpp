@@ -2,6 +2,7 @@
 #include "apps/cli/bench_train.h"
 
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <memory>
 

@@ -1,6 +1,7 @@
 #include "apps/cli/cli.h"
 
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <cstdio>

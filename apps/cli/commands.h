@@ -1,12 +1,15 @@
 // The commands. Each add_… puts one on the command line; parsing it sets the action to run.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "tensor/device.h"
+
+namespace CLI {
+class App;  // its header takes longer to compile than most commands
+}
 
 namespace nibble::cli {
 

@@ -1,5 +1,6 @@
 // nibble compare: whether recipes differ, by paired runs; or where two models differ, by layer.
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -1,6 +1,7 @@
 // nibble eval: the loss of a checkpoint on a split or a text.
 #include <fmt/format.h>
 #include <unistd.h>
+#include <CLI/CLI.hpp>
 
 #include <cmath>
 #include <cstdio>

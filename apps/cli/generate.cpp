@@ -1,5 +1,6 @@
 // nibble generate: text from a checkpoint.
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <cstdio>
 #include <memory>

@@ -1,5 +1,6 @@
 // nibble import: a GPT-2 in Hugging Face's form to a run with one checkpoint.
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <cstdio>
 #include <memory>

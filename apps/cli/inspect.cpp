@@ -2,6 +2,7 @@
 #include "apps/cli/inspect.h"
 
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <memory>
 

@@ -1,5 +1,6 @@
 // nibble recipes: what can stand behind --set recipe=.
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <cstdio>

@@ -1,5 +1,6 @@
 // nibble report: runs as one HTML page.
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <cmath>
 #include <cstdio>

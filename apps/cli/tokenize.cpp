@@ -1,6 +1,7 @@
 // nibble tokenize: text files to a folder of token shards.
 #include <fmt/format.h>
 #include <unistd.h>
+#include <CLI/CLI.hpp>
 
 #include <cstdio>
 #include <filesystem>

@@ -1,6 +1,7 @@
 // nibble train: begins or resumes a run, or says what it would take.
 #include "apps/train/trainer.h"
 
+#include <CLI/CLI.hpp>
 #include <memory>
 
 #include "apps/cli/cli.h"
@@ -46,10 +47,14 @@ profile::Range profile_range(const std::string& text, Device device) {
   return profile::parse_range(text);
 }
 
-void show_kernels(const std::filesystem::path& run) {
-  const std::filesystem::path file = run / train::kKernelsFile;
-  NIBBLE_CHECK(std::filesystem::exists(file), "kernels",
-               "the run ended before the last of the steps that --kernels named");
+// When it was written; nothing where it is not.
+std::optional<std::filesystem::file_time_type> written(const std::filesystem::path& file) {
+  std::error_code error;
+  const auto time = std::filesystem::last_write_time(file, error);
+  return error ? std::nullopt : std::optional(time);
+}
+
+void show_kernels(const std::filesystem::path& file) {
   const profile::KernelProfile profile = profile::read_profile(file);
   fmt::print("\n{}\n{}", profile::class_table(profile), profile::kernel_table(profile, 40));
 }
@@ -84,8 +89,15 @@ int run_train(const Options& o, const std::vector<std::string>& argv) {
   }
   check_plan(options);
   try {
+    const std::filesystem::path table = options.output / train::kKernelsFile;
+    const auto before = written(table);  // a run that goes on may have an older one
     const ExitCode code = exit_code(train::train(options));
-    if (!o.kernels.empty()) show_kernels(options.output);
+    if (o.kernels.empty()) return code;
+    if (written(table) != before)
+      show_kernels(table);
+    else
+      fmt::print(stderr, "nibble: warning: kernels: the last of steps {} was not made\n",
+                 o.kernels);
     return code;
   } catch (const OutOfMemory& e) {
     fail_with_what_would_fit(e, options);

@@ -1,6 +1,7 @@
 // nibble tune: measures plans for the matrix products of a configuration and writes them as a
 // table.
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <cmath>
