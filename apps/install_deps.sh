@@ -5,7 +5,7 @@
 #   apps/install_deps.sh --dev     also what contributors use: clang-format, clang-tidy, shellcheck
 #   apps/install_deps.sh --gpu     also the headers that attention on cuDNN needs, from PyPI, into .deps/
 #   apps/install_deps.sh --browser also chromium, in which a test looks at reports
-#   apps/install_deps.sh --fuzz    also clang, which fuzzes the parsers
+#   apps/install_deps.sh --fuzz    also clang 16, which sanitizes the suite and fuzzes the parsers
 set -euo pipefail
 
 packages=(
@@ -27,7 +27,7 @@ for argument in "$@"; do
     --check) check_only=1 ;;
     --dev) packages+=("${developer_packages[@]}") ;;
     --browser) packages+=(chromium) ;;
-    --fuzz) packages+=(clang libclang-rt-dev) ;;
+    --fuzz) packages+=(clang-16 libclang-rt-16-dev) ;;
     --gpu)
       gpu=1
       packages+=(python3-pip)

@@ -130,11 +130,10 @@ else
   check_format
   build release -DNIBBLE_CUDA=OFF -DNIBBLE_WERROR=ON && suite release
   if [[ "$mode" == full ]]; then
-    # Debug keeps the assertions; -O2 keeps the suite quick. No -Werror: sanitizers make g++ warn falsely.
-    build sanitize -DNIBBLE_CUDA=OFF -DNIBBLE_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Debug \
-      -DCMAKE_CXX_FLAGS_DEBUG='-O2 -g1' &&
-      UBSAN_OPTIONS=print_stacktrace=1 suite sanitize
     apps/install_deps.sh --fuzz || echo "no clang: the parsers are not fuzzed"
+    sanitizers=cpu-debug
+    command -v clang++-16 > /dev/null && sanitizers=cpu-fuzz  # one build for the suite and for libFuzzer
+    build sanitize --preset "$sanitizers" && UBSAN_OPTIONS=print_stacktrace=1 suite sanitize
     check_script fuzz tests/fuzz/run.sh --seconds 10
     cuda_stage
   fi

@@ -179,7 +179,7 @@ TEST_CASE("safetensors: a file that lies is refused by name") {
     CHECK(message.find('\n') == std::string::npos);
   }
   CHECK_THROWS_WITH(SafetensorsFile(dir / "absent"), Contains("absent: cannot open"));
-  CHECK_THROWS_WITH(SafetensorsFile(std::filesystem::temp_directory_path()), Contains("regular"));
+  CHECK_THROWS_WITH(SafetensorsFile{std::filesystem::temp_directory_path()}, Contains("regular"));
 }
 
 TEST_CASE("safetensors: a header of many names, and nested junk in an entry") {

@@ -25,7 +25,9 @@ constexpr std::int64_t row_grain(std::int64_t cols) {
 // (ivdep: iteration i touches index i only), never a shifted one.
 template <class T, class F, class... X>
 void map_range(T* y, std::int64_t begin, std::int64_t end, F f, const X*... x) {
+#ifndef __clang__
 #pragma GCC ivdep
+#endif
   for (std::int64_t i = begin; i < end; ++i)
     y[i] = static_cast<T>(f(static_cast<compute_t<X>>(x[i])...));
 }

@@ -10,8 +10,8 @@ if(NIBBLE_HAS_CUDA)
       cuda/test_cuda_op_table.cpp cuda/test_cuda_optim.cpp cuda/test_cuda_pair.cpp cuda/test_cuda_plans.cpp
       cuda/test_cuda_quant.cpp cuda/test_cuda_quant_scales.cpp cuda/test_cuda_random.cpp
       cuda/test_cuda_reduce.cpp cuda/test_cuda_sentinels.cpp cuda/test_cuda_softmax.cpp cuda/test_cuda_sources.cpp
-      op_support.cpp op_support_matrix.cpp op_table.cpp op_table_nn.cpp op_table_shapes.cpp
-    LINK nibble::compare nibble::models nibble::optim)
+      op_support.cpp op_support_matrix.cpp
+    LINK nibble_op_table nibble::compare nibble::models nibble::optim)
   nibble_test(cuda_long SOURCES cuda/test_cuda_long.cpp LINK nibble::optim)
   add_test(NAME cuda_bench
     COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/test_bench.py $<TARGET_FILE:nibble> cuda)

@@ -38,6 +38,10 @@ fuzz() { # TARGET
   local executions coverage
   executions="$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")"
   coverage="$(grep -o 'cov: [0-9]*' "$log" | tail -n 1)"
+  if [[ -z "$coverage" && "$verdict" == "no finding" ]]; then  # then inputs are drawn blindly
+    verdict="NO COVERAGE: the parsers are not instrumented"
+    touch "$found/$1.failed"
+  fi
   printf '%-12s %10s executions, %5s edges, %s\n' "$1" "${executions:-?}" "${coverage#cov: }" "$verdict"
   [[ "$verdict" == "no finding" ]] || grep -v '^#' "$log" | tail -n 40
 }
