@@ -7,7 +7,7 @@
   trainer: {
     batch: 1,
     steps: 10,
-    lr: 1e-6,
+    lr: 3e-8,  // bench/results/2026-11-29-largest.md: the first update is linear in it
     schedule: 'constant',
     warmup: 0,
     weight_decay: 0.1,
