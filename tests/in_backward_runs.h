@@ -23,7 +23,7 @@ struct InBackwardCase {
 inline std::vector<InBackwardCase> in_backward_cases() {
   std::vector<InBackwardCase> all;
   for (const char* recipe :
-       {"none", "none,weights=bf16", "none,weights=int8", "int8", "int8,weights=bf16",
+       {"int8", "none", "none,weights=bf16", "none,weights=int8", "int8,weights=bf16",
         "int8,weights=int8", "int8_block32,weights=bf16", "int8_rowwise,lm_head=on,weights=int8"})
     for (const bool tied : {true, false})
       for (const bool checkpointed : {false, true}) all.push_back({recipe, tied, checkpointed});

@@ -36,7 +36,7 @@ rm -rf "$logs"
 mkdir -p "$logs"
 large='*million*,*large*,*2^31*,*long*,*segments*,*slab*,cuda memory*,*chosen kernels*,*every way to cut*,*many rows*'
 # Cases that take long begin first.
-slow='graph: recorded|op table|sentinels|model|compare|pair|optim|quant:|int gemm'
+slow='graph|in backward|attention: two|op table|sentinels|model|compare|pair|optim|plans|scales|quant:|int gemm'
 mapfile -t cases < <("$program" -ltc -tc="$only" -tce="$large" | grep -vE '^(\[doctest\]|=====)' |
   awk -v slow="$slow" '{ print ($0 ~ slow ? 0 : 1) "\t" $0 }' | sort -s -k1,1 | cut -f2-)
 ((${#cases[@]})) || { echo "sanitize: no case matches '$only'" >&2; exit 2; }

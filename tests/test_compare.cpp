@@ -63,6 +63,20 @@ TEST_CASE("compare: the numbers of two tensors") {
   CHECK(error_of(of({1, 0}), of({-1, 0})).cosine == -1);
 }
 
+TEST_CASE("compare: two tensors as one vector") {
+  LayerError e = error_of(of({3}), of({3}));
+  CHECK(e.sqnr_db == kInfinity);
+  e.add(error_of(of({4}), of({4.5f})));
+  const LayerError whole = error_of(of({3, 4}), of({3, 4.5f}));
+  CHECK(e.count == 2);
+  CHECK(e.sqnr_db == whole.sqnr_db);
+  CHECK(e.cosine == whole.cosine);
+  CHECK(e.max_abs_error == 0.5);
+  LayerError none;
+  none.add(error_of(of({1, NAN}), of({1, 2})));
+  CHECK_FALSE(none.finite());
+}
+
 TEST_CASE("compare: sums are doubles") {
   // In f32, 1e8 + 1 is 1e8: the signal would be short by 200,000 and the noise of small errors
   // lost.
@@ -160,6 +174,16 @@ TEST_CASE("compare: the first layer that differs is the one whose recipe does") 
   CHECK(LayerReport::first(wgrad.forward) == nullptr);
   for (const Row& row : wgrad.backward)
     CHECK(equal(row) == (row.name != "blocks.1.mlp.fc1.weight"));
+  // The other parameters are equal, so that all the noise of the whole gradient is this one's.
+  const auto changed = std::ranges::find(wgrad.backward, "blocks.1.mlp.fc1.weight", &Row::name);
+  REQUIRE(changed != wgrad.backward.end());
+  CHECK(wgrad.gradient.noise == changed->error.noise);
+  CHECK(wgrad.gradient.signal > changed->error.signal);
+  CHECK(wgrad.gradient.sqnr_db > changed->error.sqnr_db);
+  std::int64_t count = 0;
+  const auto whole = model("none");
+  for (const Parameter* p : parameters(*whole)) count += p->numel();
+  CHECK(wgrad.gradient.count == count);
   const LayerReport dgrad = compared("none", "none,layer:blocks.1.mlp.fc1=g8_token_tim", 1000);
   CHECK(LayerReport::first(dgrad.forward) == nullptr);
   bool below = false;

@@ -52,11 +52,13 @@ class Layers(TrainedCase):
         self.assertRegex(text, r"A  .*step 6, recipe none: loss \d\.\d+\nB  .*recipe w4_tensor,tie=on: loss")
         self.assertRegex(text, r"\nblocks\.0\.attn\.qkv/linear +\[1, 16, 48\] +\d+\.\d +0\.\d{6} +\S+  <\n")
         self.assertRegex(text, r"first below 20 dB: blocks\.0\.attn\.qkv/linear\n")
+        self.assertRegex(text, r"\ngradient of all parameters, \d+ numbers: SQNR \d+\.\d dB, cosine 0\.\d{6}\n")
         self.assertEqual(json.loads(file.read_text())["first_below"]["forward"], "blocks.0.attn.qkv/linear")
 
     def test_checkpoints(self):
         same = self.compare(self.checkpoints[-1], self.whole, "--layers")
         self.assertTrue(all(row["equal"] for row in same["forward"] + same["backward"]))
+        self.assertTrue(same["gradient"]["equal"])
         self.assertEqual(same["a"], same["b"])
         steps = self.compare(*self.checkpoints[:2])
         self.assertFalse(next(row for row in steps["forward"] if row["name"] == "wte/embedding")["equal"])

@@ -115,22 +115,26 @@ void print_lonely(const char* side, const std::vector<std::string>& names) {
   if (!names.empty()) fmt::print("\nonly in {}: {}\n", side, fmt::join(names, ", "));
 }
 
+Json error_json(const compare::LayerError& e) {
+  return {{"sqnr_db", std::isfinite(e.sqnr_db) ? Json(e.sqnr_db) : Json()},
+          {"equal", e.finite() && e.sqnr_db > 0 && std::isinf(e.sqnr_db)},
+          {"cosine", e.cosine},
+          {"max_abs_error", e.max_abs_error},
+          {"not_finite", {e.not_finite_a, e.not_finite_b}}};
+}
+
 Json rows_json(const std::vector<Row>& rows) {
-  const auto finite = [](double x) { return std::isfinite(x) ? Json(x) : Json(); };
   Json all = Json::array();
-  for (const Row& r : rows)
-    all.push_back(
-        {{"name", r.name},
-         {"kind", r.kind == Kind::Output     ? "output"
-                  : r.kind == Kind::Gradient ? "gradient"
-                                             : "parameter"},
-         {"shape", std::vector<std::int64_t>(r.shape.begin(), r.shape.end())},
-         {"sqnr_db", finite(r.error.sqnr_db)},
-         {"equal", r.error.finite() && r.error.sqnr_db > 0 && std::isinf(r.error.sqnr_db)},
-         {"cosine", r.error.cosine},
-         {"max_abs_error", r.error.max_abs_error},
-         {"not_finite", {r.error.not_finite_a, r.error.not_finite_b}},
-         {"diverges", r.diverges}});
+  for (const Row& r : rows) {
+    Json row = {{"name", r.name},
+                {"kind", r.kind == Kind::Output     ? "output"
+                         : r.kind == Kind::Gradient ? "gradient"
+                                                    : "parameter"},
+                {"shape", std::vector<std::int64_t>(r.shape.begin(), r.shape.end())},
+                {"diverges", r.diverges}};
+    row.update(error_json(r.error));
+    all.push_back(std::move(row));
+  }
   return all;
 }
 
@@ -188,6 +192,8 @@ int compare_layers(const LayerOptions& o) {
                seed);
     print("outputs, forward", report.forward, o.threshold_db);
     print("gradients, backward", report.backward, o.threshold_db);
+    fmt::print("gradient of all parameters, {} numbers: SQNR {} dB, cosine {:.6f}\n",
+               report.gradient.count, decibels(report.gradient), report.gradient.cosine);
     print_lonely("A", report.only_a);
     print_lonely("B", report.only_b);
   }
@@ -208,6 +214,7 @@ int compare_layers(const LayerOptions& o) {
           {{"forward", first_json(report.forward)}, {"backward", first_json(report.backward)}}},
          {"forward", rows_json(report.forward)},
          {"backward", rows_json(report.backward)},
+         {"gradient", error_json(report.gradient)},
          {"only_a", report.only_a},
          {"only_b", report.only_b}});
   return 0;

@@ -9,10 +9,19 @@
 namespace nibble::compare {
 namespace {
 
+// The ratios, from the sums.
+void settle(LayerError& e) {
+  e.sqnr_db =
+      e.noise > 0 ? 10 * std::log10(e.signal / e.noise) : std::numeric_limits<double>::infinity();
+  if (e.signal > 0 && e.other > 0)
+    e.cosine = std::clamp(e.product / (std::sqrt(e.signal) * std::sqrt(e.other)), -1.0, 1.0);
+  else
+    e.cosine = e.signal == e.other ? 1 : 0;
+}
+
 template <class A, class B>
 LayerError measure(const A* a, const B* b, std::int64_t count) {
   LayerError e{.count = count};
-  double signal = 0, other = 0, product = 0, noise = 0;
   for (std::int64_t i = 0; i < count; ++i) {
     const auto x = static_cast<double>(a[i]), y = static_cast<double>(b[i]);
     const bool x_finite = std::isfinite(x), y_finite = std::isfinite(y);
@@ -20,21 +29,29 @@ LayerError measure(const A* a, const B* b, std::int64_t count) {
     e.not_finite_b += !y_finite;
     if (!x_finite || !y_finite) continue;
     const double difference = x - y;
-    signal += x * x;
-    other += y * y;
-    product += x * y;
-    noise += difference * difference;
+    e.signal += x * x;
+    e.other += y * y;
+    e.product += x * y;
+    e.noise += difference * difference;
     e.max_abs_error = std::max(e.max_abs_error, std::fabs(difference));
   }
-  e.sqnr_db = noise > 0 ? 10 * std::log10(signal / noise) : std::numeric_limits<double>::infinity();
-  if (signal > 0 && other > 0)
-    e.cosine = std::clamp(product / (std::sqrt(signal) * std::sqrt(other)), -1.0, 1.0);
-  else
-    e.cosine = signal == other ? 1 : 0;
+  settle(e);
   return e;
 }
 
 }  // namespace
+
+void LayerError::add(const LayerError& more) {
+  count += more.count;
+  not_finite_a += more.not_finite_a;
+  not_finite_b += more.not_finite_b;
+  signal += more.signal;
+  other += more.other;
+  product += more.product;
+  noise += more.noise;
+  max_abs_error = std::max(max_abs_error, more.max_abs_error);
+  settle(*this);
+}
 
 LayerError error_of(const Tensor& a, const Tensor& b) {
   NIBBLE_CHECK(a.shape() == b.shape(), "compare", "got tensors of shapes {} and {}, expected equal",

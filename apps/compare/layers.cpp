@@ -17,6 +17,7 @@ LayerReport compare_with(const Captured& a, LanguageModel& b, const Pass& pass, 
                      .threshold_db = threshold_db,
                      .forward = {},
                      .backward = {},
+                     .gradient = {},
                      .only_a = {},
                      .only_b = {}};
   std::vector<std::optional<LayerError>> errors(a.items().size());
@@ -39,6 +40,7 @@ LayerReport compare_with(const Captured& a, LanguageModel& b, const Pass& pass, 
       missing(report.only_a, item.name);
       continue;
     }
+    if (item.kind == Kind::Parameter) report.gradient.add(*errors[i]);
     auto& rows = item.kind == Kind::Output ? report.forward : report.backward;
     rows.push_back(
         {item.kind, item.name, item.value.shape(), *errors[i], errors[i]->diverges(threshold_db)});

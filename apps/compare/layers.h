@@ -21,6 +21,7 @@ struct LayerReport {
   double loss_a = 0, loss_b = 0, threshold_db = 0;
   std::vector<Row> forward;   // outputs, in the order of the forward pass
   std::vector<Row> backward;  // gradients of outputs and parameters, in the order of the backward
+  LayerError gradient;        // of all parameters as one vector, whole if nothing is lonely
   std::vector<std::string> only_a, only_b;  // names without a partner
 
   // The first that diverges, or null.

@@ -108,8 +108,7 @@ struct Consumer {
       hopper::wait(base + S::kScaleFull + scales.stage * 8, scales.parity);
 #pragma unroll 1
       for (; block < stop; ++block, at += S::kScaleBlock) add_block(at);
-      __syncwarp();
-      if (thread % 32 == 0) hopper::arrive(base + S::kScaleEmpty + scales.stage * 8);
+      hopper::arrive(base + S::kScaleEmpty + scales.stage * 8);
       scales.advance();
     }
   }

@@ -40,7 +40,7 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
     }
     for (std::uint32_t s = 0; s < kScaleStages; ++s) {
       hopper::init_barrier(base + S::kScaleFull + s * 8, kScaleThreads);
-      hopper::init_barrier(base + S::kScaleEmpty + s * 8, kWarps);
+      hopper::init_barrier(base + S::kScaleEmpty + s * 8, 128 * kGroups);
     }
     hopper::fence_barrier_init();
   }

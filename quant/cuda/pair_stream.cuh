@@ -48,17 +48,16 @@ struct Group {
       hopper::init_barrier(shared_address(&barrier), arrivals);
     };
     for (std::uint64_t& full : memory.full) init(full, 1);
-    for (std::uint64_t& surveyed : memory.surveyed) init(surveyed, memory.kWarps);
-    for (std::uint64_t& ready : memory.ready) init(ready, 1);
-    init(memory.empty, memory.kWarps);
+    for (std::uint64_t& surveyed : memory.surveyed) init(surveyed, memory.kWarps * kWarp);
+    for (std::uint64_t& ready : memory.ready) init(ready, kWarp);
+    init(memory.empty, memory.kWarps * kWarp);
     hopper::fence_barrier_init();
     Walk<kRun, T> ahead = tiles;
     for (std::uint32_t s = 0; s < kSlots; ++s, ahead.advance()) load(ahead, s);
   }
-  // For a warp, after all its lanes.
+  // For each lane: racecheck does not see that one speaks for a warp.
   __device__ static void arrive(std::uint64_t& barrier) {
-    __syncwarp();
-    if (threadIdx.x % kWarp == 0) hopper::arrive(shared_address(&barrier));
+    hopper::arrive(shared_address(&barrier));
   }
 
   // Scales of the tile's columns, from what the warps found.

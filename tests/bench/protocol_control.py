@@ -22,6 +22,7 @@ import time
 RECIPES = {
     "bf16": "none",
     "int8": "int8",
+    "int8_lm_head": "int8,lm_head=on",
     "w8a8g8": "w8a8g8,tie=on,lm_head=off",
     "a4_tensor": "a4_tensor,tie=on,lm_head=off",  # the positive control: known to be bad
 }
