@@ -7,7 +7,7 @@
 Trains apps/configs/gpt2_protocol.jsonnet (1,526 steps of 32 x 1024 tokens, then the whole validation split) once for
 each seed and recipe, seed by seed, into OUT/RECIPE-SEED. A run that is there and finished is not repeated, and no run is
 begun that would not end within --minutes, so calls may be strung together. Checkpoints are deleted as soon as a run
-ends; run.json and metrics.jsonl stay. Each run prints its validation loss, median speed, and the SM clock and power
+ends (but for --keep); run.json and metrics.jsonl stay. Each run prints its validation loss, median speed, and the SM clock and power
 seen meanwhile; verdicts are `nibble compare`'s, the page is `nibble report`'s.
 """
 import argparse
@@ -80,7 +80,8 @@ def train(args, tokens, recipe, seed):
              f"recipe={RECIPES[recipe]}", "--set", f"trainer.seed={seed}", "--set", f"trainer.steps={args.steps}",
              *args.set, "--device", "cuda", "--output", run], stderr=subprocess.PIPE, text=True)
     seconds = time.monotonic() - begin
-    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    if not args.keep:
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
     if done.returncode:
         print(f"{run.name}: exit {done.returncode}: {done.stderr.strip()[-400:]}", flush=True)
         return seconds
@@ -101,6 +102,7 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=1526)
     parser.add_argument("--minutes", type=float, default=1e6)
+    parser.add_argument("--keep", action="store_true", help="keep the checkpoints")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="passed on to nibble train")
     args = parser.parse_args()
     args.set = [word for item in args.set for word in ("--set", item)]
