@@ -7,15 +7,26 @@
 
 namespace nibble::testing {
 
-// For tests of thousands of small cases: with NIBBLE_TEST_SAMPLE=n only one in n of them is run,
-// the same ones every time, which is what fits into the time that a sanitizer takes.
-inline bool in_sample() {
+// One in how many cases is wanted: NIBBLE_TEST_SAMPLE, 1 unless a sanitizer runs the suite.
+inline unsigned long sampling() {
   static const auto every = [] {
     const char* const text = std::getenv("NIBBLE_TEST_SAMPLE");
     return std::max(1ul, text ? std::strtoul(text, nullptr, 10) : 1ul);
   }();
+  return every;
+}
+
+// For tests of thousands of small cases: of sampling() only one is run, the same ones every time,
+// which is what fits into the time that a sanitizer takes.
+inline bool in_sample() {
   static std::uint32_t count = 0;
-  return (count++ * 2654435761u >> 8) % every == 0;  // in no step with the loops
+  return (count++ * 2654435761u >> 8) % sampling() == 0;  // in no step with the loops
+}
+
+// Steps of a training that is compared with another one: racecheck takes a second for a few dozen
+// kernels, so that its sample sees the first four steps.
+inline std::uint32_t sampled_steps(std::uint32_t steps) {
+  return sampling() > 16 ? std::min(steps, 4u) : steps;
 }
 
 }  // namespace nibble::testing

@@ -33,7 +33,8 @@ void disturb(Gpt2& model) {
 // `steps` updates of two micro-batches each; step 2 is spoilt from outside and must change nothing.
 Training train(const std::string& recipe_text, const std::string& moments, bool recorded,
                double dropout, bool keep = true, bool checkpoint_blocks = false) {
-  constexpr int kSteps = 6, kMicro = 2;
+  constexpr std::uint32_t kMicro = 2;
+  const std::uint32_t steps = sampled_steps(6);
   const Recipe recipe = recipes::parse(recipe_text);
   Gpt2Config c;
   c.vocab = 300, c.context = 64, c.layers = 2, c.heads = 2, c.width = 128;
@@ -47,13 +48,12 @@ Training train(const std::string& recipe_text, const std::string& moments, bool 
   StepState state(kGpu);
   Tape tape;
   std::vector<Tensor> batches;
-  for (int i = 0; i < kMicro; ++i) batches.push_back(Tensor::zeros({4, 64}, DType::I32, kGpu));
+  for (std::uint32_t i = 0; i < kMicro; ++i)
+    batches.push_back(Tensor::zeros({4, 64}, DType::I32, kGpu));
   const auto queue = [&] {
-    for (int micro = 0; micro < kMicro; ++micro) {
-      const ForwardScope scope({.training = true,
-                                .seed = 9,
-                                .step = state.step_pointer(),
-                                .micro_step = static_cast<std::uint32_t>(micro)});
+    for (std::uint32_t micro = 0; micro < kMicro; ++micro) {
+      const ForwardScope scope(
+          {.training = true, .seed = 9, .step = state.step_pointer(), .micro_step = micro});
       const Tape::Recording recording(tape);
       const Tensor& ids = batches[static_cast<std::size_t>(micro)];
       const Var loss = model.loss(ids, ids);
@@ -65,7 +65,7 @@ Training train(const std::string& recipe_text, const std::string& moments, bool 
   };
   RecordedWork work(kGpu);
   Training out;
-  for (std::uint32_t step = 0; step < kSteps; ++step) {
+  for (std::uint32_t step = 0; step < steps; ++step) {
     state.begin(step, 3e-3);
     if (step == 2) state.mark_bad();
     for (std::uint32_t i = 0; i < kMicro; ++i)
@@ -93,7 +93,7 @@ Training train(const std::string& recipe_text, const std::string& moments, bool 
   for (Parameter* p : parameters(model)) out.end.emplace_back(p->name, p->dense().to(kCpu).clone());
   for (const auto& [name, tensor] : adam.state_tensors())
     out.end.emplace_back(name, tensor.to(kCpu).clone());
-  CHECK(adam.updates() == kSteps - 1);
+  CHECK(adam.updates() == steps - 1);
   CHECK(adam.skipped() == 1);
   return out;
 }
