@@ -46,18 +46,58 @@ __global__ void __launch_bounds__(kBlock)
   report_fault(fault, Fault::kIndexAdd, i, index[i], rows);
 }
 
-// N rows: all loads first, then the sums in order.
+// Adds rows [first, last) of those whose numbers lie in the lanes' `source`, in order: all loads of
+// N rows first, then their sums.
 template <int N, int V, class T>
 __device__ void add_rows(float (&total)[V], const T* x, std::int64_t cols, std::int32_t source,
-                         int first) {
-  Vector<T, V> v[N];
+                         int first, int last) {
+  while (first + N <= last) {
+    Vector<T, V> v[N];
 #pragma unroll
-  for (int k = 0; k < N; ++k)
-    v[k] = load_vector<T, V>(x + __shfl_sync(kFullMask, source, first + k) * cols);
+    for (int k = 0; k < N; ++k)
+      v[k] = load_vector<T, V>(x + __shfl_sync(kFullMask, source, first + k) * cols);
 #pragma unroll
-  for (int k = 0; k < N; ++k)
+    for (int k = 0; k < N; ++k)
 #pragma unroll
-    for (int j = 0; j < V; ++j) total[j] += to_float(v[k][j]);
+      for (int j = 0; j < V; ++j) total[j] += to_float(v[k][j]);
+    first += N;
+  }
+  if constexpr (N > 1) add_rows<N / 2>(total, x, cols, source, first, last);
+}
+
+// Which of 32 sorted positions from `at` on belong to `row`: the first `count`, by `source`.
+struct Run {
+  std::int32_t source;
+  int count;
+};
+__device__ inline Run run_of(std::int32_t row, const std::int32_t* keys, const std::int32_t* source,
+                             std::int64_t at, std::int64_t n) {
+  const std::int64_t k = at + threadIdx.x % kWarp;
+  const std::int32_t from = k < n ? source[k] : 0;
+  const bool same = k < n && keys[k] == row;
+  return {same ? from : 0, __popc(__ballot_sync(kFullMask, same))};
+}
+
+// The rest of a row's run, from position `at` on: the next 32 positions are looked up while the
+// rows of these are on their way.
+template <int V, class T>
+__device__ void add_rest(float (&total)[V], const T* x, std::int64_t cols, std::int32_t row,
+                         const std::int32_t* keys, const std::int32_t* source, std::int64_t at,
+                         std::int64_t n) {
+  Run run = run_of(row, keys, source, at, n);
+  while (run.count == kWarp) {
+    Vector<T, V> v[kWarp];
+#pragma unroll
+    for (int k = 0; k < static_cast<int>(kWarp); ++k)
+      v[k] = load_vector<T, V>(x + __shfl_sync(kFullMask, run.source, k) * cols);
+    at += kWarp;
+    run = run_of(row, keys, source, at, n);
+#pragma unroll
+    for (int k = 0; k < static_cast<int>(kWarp); ++k)
+#pragma unroll
+      for (int j = 0; j < V; ++j) total[j] += to_float(v[k][j]);
+  }
+  add_rows<kWarp / 2>(total, x, cols, run.source, 0, run.count);
 }
 
 // A warp has 32 sorted positions and 32·V columns: it finishes every row that starts among its
@@ -77,29 +117,21 @@ __global__ void __launch_bounds__(kBlock)
   const T* const from = x + (active ? column : 0);
 
   const std::int64_t mine = begin + lane;
-  const bool starts = mine < n && (mine == 0 || keys[mine - 1] != keys[mine]);
+  const std::int32_t key = mine < n ? keys[mine] : 0, my_source = mine < n ? source[mine] : 0;
+  const bool starts = mine < n && (mine == 0 || keys[mine - 1] != key);
+  const int here = n - begin < kWarp ? static_cast<int>(n - begin) : static_cast<int>(kWarp);
   for (unsigned heads = __ballot_sync(kFullMask, starts); heads != 0; heads &= heads - 1) {
-    std::int64_t at = begin + __ffs(static_cast<int>(heads)) - 1;
-    const std::int32_t row = keys[at];
+    const int first = __ffs(static_cast<int>(heads)) - 1;
+    const unsigned later = heads & (heads - 1);
+    const int last = later != 0 ? __ffs(static_cast<int>(later)) - 1 : here;
+    const std::int32_t row = __shfl_sync(kFullMask, key, first);
     D* const to = y + row * cols + (active ? column : 0);
     float total[V];
     const Vector<D, V> old = load_vector<D, V>(to);
 #pragma unroll
     for (int j = 0; j < V; ++j) total[j] = to_float(old[j]);
-    int count = kWarp;
-    for (; count == kWarp; at += kWarp) {
-      const std::int64_t k = at + lane;
-      const bool same = k < n && keys[k] == row;
-      const std::int32_t rows = same ? source[k] : 0;
-      count = __popc(__ballot_sync(kFullMask, same));
-      if (count == kWarp) {
-        add_rows<kWarp>(total, from, cols, rows, 0);
-      } else {
-        int done = 0;
-        for (; done + 4 <= count; done += 4) add_rows<4>(total, from, cols, rows, done);
-        for (; done < count; ++done) add_rows<1>(total, from, cols, rows, done);
-      }
-    }
+    add_rows<kWarp>(total, from, cols, my_source, first, last);
+    if (last == kWarp) add_rest(total, from, cols, row, keys, source, begin + kWarp, n);
     if (active) {
       Vector<D, V> sum;
 #pragma unroll
