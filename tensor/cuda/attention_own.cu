@@ -10,41 +10,62 @@ namespace {
 constexpr std::int64_t kMaxWidth = 256;
 
 // stats[b, h, t] = (lse · lse_factor, rowsum(dout ∘ out)): eight lanes to a row of D elements of
-// each; memory bound. Rows that see no key, and those past the last query, get lse = +inf: their
+// each, four rows under way to a thread, in the order in which heads of a token lie in memory,
+// which is the roof. Rows that see no key, and those past the last query, get lse = +inf: their
 // probabilities come out as 0 without a test.
-constexpr int kStatsThreads = 256, kStatsRows = 32;  // of a block, in one head
+constexpr int kStatsThreads = 128, kStatsLanes = 8, kStatsAhead = 4;
+constexpr int kStatsGroups = kStatsThreads / kStatsLanes, kStatsRows = kStatsGroups * kStatsAhead;
 static_assert(kStatsPadding % kStatsRows == 0);
 template <class T>
 __global__ void __launch_bounds__(kStatsThreads)
     row_stats(float2* stats, HeadsView<const T> out, HeadsView<const T> dout, const float* lse,
               AttentionShape s, int padded_queries, float lse_factor, bool aligned) {
-  constexpr int kLanes = kStatsThreads / kStatsRows;
-  const int tiles = padded_queries / kStatsRows;
-  const int head = static_cast<int>(blockIdx.x) / tiles;
-  const int t =
-      static_cast<int>(blockIdx.x) % tiles * kStatsRows + static_cast<int>(threadIdx.x) / kLanes;
-  const int lane = static_cast<int>(threadIdx.x % kLanes);
-  float sum = 0;
-  if (t < s.queries) {
-    const int b = head / s.heads, h = head % s.heads;
-    const T *x = out.row(b, h, t), *y = dout.row(b, h, t);
-    int c = lane * kVector<T>;
-    for (; aligned && c + kVector<T> <= s.width; c += kLanes * kVector<T>) {
-      const Vector<T, kVector<T>> u = load_vector<T>(x + c), v = load_vector<T>(y + c);
+  constexpr int V = kVector<T>;
+  const unsigned blocks_of_batch =
+      static_cast<unsigned>(padded_queries) / kStatsRows * static_cast<unsigned>(s.heads);
+  const int b = static_cast<int>(blockIdx.x / blocks_of_batch);
+  const unsigned first = blockIdx.x % blocks_of_batch * kStatsRows + threadIdx.x / kStatsLanes;
+  const int lane = static_cast<int>(threadIdx.x % kStatsLanes);
+  const T *x[kStatsAhead], *y[kStatsAhead];
+  std::int64_t head[kStatsAhead];
+  int t[kStatsAhead];
+  float l[kStatsAhead], sum[kStatsAhead] = {};
 #pragma unroll
-      for (int e = 0; e < kVector<T>; ++e) sum = fmaf(to_float(u[e]), to_float(v[e]), sum);
-    }
-    for (; c < s.width; c += kLanes * kVector<T>)
-      for (int e = 0; e < kVector<T> && c + e < s.width; ++e)
-        sum = fmaf(to_float(x[c + e]), to_float(y[c + e]), sum);
+  for (int a = 0; a < kStatsAhead; ++a) {
+    const unsigned row = first + a * kStatsGroups, heads = static_cast<unsigned>(s.heads);
+    const int h = static_cast<int>(row % heads);
+    t[a] = static_cast<int>(row / heads);
+    head[a] = std::int64_t{b} * s.heads + h;
+    const int query = t[a] < s.queries ? t[a] : 0;  // some row, whose sum does not matter
+    x[a] = out.row(b, h, query), y[a] = dout.row(b, h, query);
+    l[a] = t[a] < s.queries ? lse[head[a] * s.queries + t[a]] : -INFINITY;
   }
-  const unsigned lanes = 0xffu << (threadIdx.x % kWarp / kLanes * kLanes);
+  for (int c = lane * V; c < s.width; c += kStatsLanes * V) {
+    if (aligned && c + V <= s.width) {
+      Vector<T, V> u[kStatsAhead], v[kStatsAhead];
 #pragma unroll
-  for (int other = kLanes / 2; other > 0; other /= 2) sum += __shfl_xor_sync(lanes, sum, other);
-  if (lane != 0) return;
-  const float l = t < s.queries ? lse[static_cast<std::int64_t>(head) * s.queries + t] : -INFINITY;
-  stats[static_cast<std::int64_t>(head) * padded_queries + t] = {
-      l == -INFINITY ? INFINITY : l * lse_factor, sum};
+      for (int a = 0; a < kStatsAhead; ++a)
+        u[a] = load_vector<T>(x[a] + c), v[a] = load_vector<T>(y[a] + c);
+#pragma unroll
+      for (int a = 0; a < kStatsAhead; ++a)
+#pragma unroll
+        for (int e = 0; e < V; ++e) sum[a] = fmaf(to_float(u[a][e]), to_float(v[a][e]), sum[a]);
+    } else {
+#pragma unroll
+      for (int a = 0; a < kStatsAhead; ++a)
+        for (int e = 0; e < V && c + e < s.width; ++e)
+          sum[a] = fmaf(to_float(x[a][c + e]), to_float(y[a][c + e]), sum[a]);
+    }
+  }
+#pragma unroll
+  for (int a = 0; a < kStatsAhead; ++a) {
+#pragma unroll
+    for (int other = kStatsLanes / 2; other > 0; other /= 2)
+      sum[a] += __shfl_xor_sync(kFullMask, sum[a], other);
+    if (lane == 0)
+      stats[head[a] * padded_queries + t[a]] = {l[a] == -INFINITY ? INFINITY : l[a] * lse_factor,
+                                                t[a] < s.queries ? sum[a] : 0.0f};
+  }
 }
 
 template <class T>
