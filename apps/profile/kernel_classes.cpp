@@ -77,6 +77,7 @@ constexpr Rule kRules[] = {
     {"fold_*", "*AddToGradients*", Norm},
     // Maps by what they map with.
     {"*_kernel", "*gelu_*_of*", Activation},
+    {"gelu_*_kernel", "*", Activation},
     {"*_kernel", "*silu*_of*", Activation},
     {"*_kernel", "*relu_of*", Activation},
     {"*_kernel", "*sigmoid_of*", Activation},

@@ -1,7 +1,7 @@
-// Unary maps and their backward forms over contiguous tensors: 8 bytes an element in f32, 4 in bf16
-// (12 and 6 backward) against up to some 40 operations, so memory is the roof. Formulas are
-// scalar_math.h's, bit-equal to the CPU; log, sin, cos and pow are CUDA's f32 functions, at most 2
-// (pow: 4) units of the last place from exact by NVIDIA's tables.
+// Unary maps and their backward forms over contiguous tensors (gelu_tanh's: gelu.cu): 8 bytes an
+// element in f32, 4 in bf16 (12 and 6 backward) against up to some 40 operations, so memory is the
+// roof. Formulas are scalar_math.h's, bit-equal to the CPU; log, sin, cos and pow are CUDA's f32
+// functions, at most 2 (pow: 4) units of the last place from exact by NVIDIA's tables.
 #include "tensor/cuda/elementwise.cuh"
 #include "tensor/cuda/fast_math.cuh"
 #include "tensor/kernels.h"
@@ -76,10 +76,8 @@ NIBBLE_UNARY_FAST(sigmoid, "sigmoid", kExpBound)
 NIBBLE_UNARY(erf, "erf", scalar::erf(v))
 NIBBLE_UNARY(relu, "relu", scalar::at_least(v, 0.0f))
 NIBBLE_UNARY_FAST(silu, "silu", kExpBound)
-NIBBLE_UNARY_FAST(gelu_tanh, "gelu", kGeluBound)
 NIBBLE_UNARY(gelu_erf, "gelu", scalar::gelu_erf(v))
 NIBBLE_BACKWARD_FAST(silu_backward, "silu_backward", kExpBound)
-NIBBLE_BACKWARD_FAST(gelu_tanh_backward, "gelu_backward", kGeluBound)
 namespace {
 struct gelu_erf_backward_of {
   __device__ float operator()(float d, float v) const { return scalar::gelu_erf_backward(d, v); }

@@ -81,6 +81,30 @@ GPU_TEST("cuda elementwise: own formulas are bit-equal on every bf16 and on floa
     for (const Tensor& x : {wide, narrow, usual, edge, far}) check_unary(op, x);
 }
 
+// From 2^21 bf16 numbers on GELU looks its values up (gelu.cu), by vectors of which all are usual.
+GPU_TEST("cuda elementwise: GELU by table is bit-equal on every bf16, both ways") {
+  const Tensor all = all_bf16();
+  constexpr std::int64_t kCopies = 32, kUsual = 8 * 70001;
+  const std::int64_t n = kCopies * all.numel() + kUsual;
+  Tensor x = Tensor::empty({n}, DType::BF16);
+  for (std::int64_t i = 0; i < kCopies; ++i)
+    x.slice(0, i * all.numel(), (i + 1) * all.numel()).copy_from(all);
+  x.slice(0, n - kUsual, n).copy_from(uniform({kUsual}, DType::BF16, -9, 9));
+  const Tensor dy = uniform({n}, DType::BF16, -3, 3, 2);
+  for (const std::int64_t skip : {0, 8, 1})  // whole vectors, fewer of them, and off 16 bytes
+    in_lockstep(
+        {dy, x},
+        [=](const std::vector<Tensor>& in) {
+          const Tensor d = in[0].slice(0, skip, n), v = in[1].slice(0, skip, n);
+          Tensor y = v.clone(), dx = d.clone();  // in place
+          NIBBLE_DISPATCH(v.device(), gelu_tanh(y, y));
+          NIBBLE_DISPATCH(v.device(), gelu_tanh_backward(dx, dx, v));
+          return std::vector<Tensor>{ops::gelu(v), ops::gelu_backward(d, v, ops::Gelu::Tanh), y,
+                                     dx};
+        },
+        [](const Tensor& cpu, const Tensor& gpu) { check_numbers(cpu, gpu); });
+}
+
 GPU_TEST("cuda elementwise: sizes around vectors and blocks, and addresses off 16 bytes") {
   const Unary gelu = exact_unaries()[11], relu = exact_unaries()[9];
   for (const DType dtype : kFloats)
