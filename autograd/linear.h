@@ -19,7 +19,8 @@ Var linear(const Var& x, Parameter& weight, Parameter* bias, const LinearRecipe&
 std::optional<Wanted> wanted_of_input(const Parameter& weight, const LinearRecipe& recipe);
 
 struct ClassifierOptions {
-  // Rows of logits that exist at a time; 0: as many times 256 as make about 2^27 logits.
+  // Rows of logits that exist at a time; 0: the largest power of two that makes 2^28 logits at
+  // most, but 256 at least.
   std::int64_t token_chunk = 0;
 };
 // Mean cross-entropy of softmax(x·Wᵀ) against targets, without ever holding all logits: lm_head,

@@ -1,6 +1,7 @@
 // The fused classifier. Chunks of tokens keep rows of logits whole, so that one pass makes their
 // gradient, and dgrad's products whole; wgrad adds up over the chunks.
 #include <algorithm>
+#include <bit>
 
 #include "autograd/context.h"
 #include "autograd/linear.h"
@@ -66,9 +67,11 @@ struct LinearCrossEntropy {
 std::int64_t chunk_of(const LinearRecipe& r, std::int64_t tokens, std::int64_t vocab,
                       std::int64_t asked) {
   NIBBLE_CHECK(asked >= 0, kOp, "got token_chunk {}, expected a positive one, or 0", asked);
-  constexpr std::int64_t kLogits = std::int64_t{1} << 27, kUnit = 256;
-  std::int64_t chunk =
-      asked > 0 ? asked : std::max(kLogits / vocab / kUnit, std::int64_t{1}) * kUnit;
+  constexpr std::uint64_t kLogits = std::uint64_t{1} << 28, kLeast = 256;
+  std::int64_t chunk = asked;
+  if (chunk == 0)
+    chunk = static_cast<std::int64_t>(
+        std::max(kLeast, std::bit_floor(kLogits / std::max<std::uint64_t>(vocab, 1))));
   if (chunk >= tokens) return tokens;
   const auto consider = [&](const GemmRecipe& gemm, std::int64_t tile) {
     if (tile < tokens)
