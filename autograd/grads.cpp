@@ -33,9 +33,31 @@ const Shape& Grads::input_shape(int input) const {
   return slot(input)->shape;
 }
 
+bool Grads::wants_column_sums(int input) const {
+  const Tape::Slot* s = slot(input);
+  return s && s->wants_sums && s->consumers == 1 && !s->grad.defined();
+}
+
+const Tensor& Grads::column_sums() const {
+  return tape_.slots_[static_cast<std::size_t>(node_.output)].grad_sums;
+}
+
+void Grads::add(int input, Tensor gradient, Tensor column_sums) {
+  NIBBLE_CHECK(wants_column_sums(input), "grads", "input {} of {} wants no sums of its gradient",
+               input, node_.op->name);
+  Tape::Slot* s = slot(input);
+  NIBBLE_CHECK(gradient.shape() == s->shape && gradient.dtype() == s->dtype, "grads",
+               "got a gradient {} with sums, expected {}{}", describe(gradient), s->dtype,
+               s->shape);
+  s->grad = std::move(gradient);
+  s->grad_sums = std::move(column_sums);
+}
+
 Tensor Grads::take(int input) {
   Tape::Slot* s = slot(input);
-  return s && !s->parameter ? std::exchange(s->grad, Tensor()) : Tensor();
+  if (!s || s->parameter) return {};
+  s->grad_sums = Tensor();
+  return std::exchange(s->grad, Tensor());
 }
 
 void Grads::add(int input, Tensor gradient) {
@@ -58,7 +80,7 @@ void Grads::add(int input, Encoded gradient) {
 
 void Grads::release_out() {
   Tape::Slot& output = tape_.slots_[static_cast<std::size_t>(node_.output)];
-  output.grad = Tensor();
+  output.grad = output.grad_sums = Tensor();
   output.encoded_grad.reset();
 }
 
@@ -71,6 +93,7 @@ Grads::Sink Grads::sink(int input) {
     return sink;
   }
   const bool accumulate = s->grad.defined();
+  s->grad_sums = Tensor();
   if (accumulate)
     s->grad = s->grad.clone();  // it may be another slot's gradient as well
   else

@@ -65,8 +65,12 @@ struct Linear {
               *produced->find(*recipe.wgrad.lhs.quant, true)};
     }
     const Tensor dy = ops::contiguous(g.out()).flatten_rows();
-    EncodedGradient e = encode_gradient(dy, recipe, dy_key, for_dx, for_dw, for_db);
-    if (e.column_sums.defined()) {
+    const Tensor sums = g.column_sums();
+    EncodedGradient e =
+        encode_gradient(dy, recipe, dy_key, for_dx, for_dw, for_db && !sums.defined());
+    if (for_db && sums.defined()) {
+      g.add(2, sums);
+    } else if (e.column_sums.defined()) {
       g.add(2, std::move(e.column_sums));
     } else if (for_db) {
       Grads::Sink db = g.sink(2);
@@ -197,9 +201,12 @@ Var linear(const Var& x, Parameter& weight, Parameter* bias, const LinearRecipe&
   Tape* tape = Tape::active();
   if (tape && out.tracked() && !recipe.keep_output && !f.lhs.custom)
     out.set_remade(remade_output(x, lhs, weight, bias, recipe, {x_key, w_key}, shape));
+  const bool trains_bias = bias && bias->requires_grad;
+  std::optional<Wanted> wanted;
   if (tape && out.tracked() && x.tracked() && weight.requires_grad)
-    if (auto wanted = wanted_of_gradient(recipe, dy_key, bias && bias->requires_grad))
-      tape->want(out, std::move(*wanted));
+    wanted = wanted_of_gradient(recipe, dy_key, trains_bias);
+  if (wanted) tape->want(out, std::move(*wanted));
+  if (tape && out.tracked() && trains_bias && dtype != DType::F64) tape->want_column_sums(out);
   return out;
 }
 

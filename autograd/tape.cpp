@@ -178,6 +178,12 @@ void Tape::want(const Var& output, Wanted wanted) {
   slots_[static_cast<std::size_t>(output.slot_)].wanted = std::move(wanted);
 }
 
+void Tape::want_column_sums(const Var& output) {
+  NIBBLE_CHECK(output.slot_ >= 0 && output.recording_ == recording_, "tape",
+               "want_column_sums() needs an output that this tape recorded");
+  slots_[static_cast<std::size_t>(output.slot_)].wants_sums = true;
+}
+
 void Tape::backward(const Var& loss) {
   NIBBLE_CHECK(loss.tensor().numel() == 1, "backward",
                "got a loss of shape {}, expected one element", loss.shape());
@@ -210,7 +216,7 @@ void Tape::run_backward() {
     nodes_.pop_back();
     node.op->destroy(node.state);
     if (Slot& done = slots_[static_cast<std::size_t>(node.output)]; !done.watched) {
-      done.grad = Tensor();
+      done.grad = done.grad_sums = Tensor();
       done.encoded_grad.reset();
     }
     for (std::int32_t i = 0; i < node.inputs; ++i) {
@@ -243,6 +249,7 @@ void Tape::accumulate(Slot& slot, Tensor gradient) {
     return;
   }
   gradient = gradient.to(slot.dtype);
+  slot.grad_sums = Tensor();
   // Out of place: the tensor there may be another slot's gradient as well.
   slot.grad = slot.grad.defined() ? ops::add(slot.grad, gradient) : std::move(gradient);
 }

@@ -106,6 +106,8 @@ class Tape {
     Tensor grad;                          // in dtype, whatever the contributions came in
     std::optional<Encoded> encoded_grad;  // instead of it, where the only contribution was encoded
     std::optional<Wanted> wanted;         // by the node that made the value, of its gradient
+    bool wants_sums = false;              // that node reads the column sums of its gradient
+    Tensor grad_sums;                     // of grad, where its only contribution came with them
     Shape shape;
     DType dtype = DType::F32;
     Parameter* parameter = nullptr;
@@ -116,6 +118,8 @@ class Tape {
   Var append(const OpInfo& op, void* state, std::span<const Var* const> inputs, Value output);
   // What the node that made `output` wants of its gradient.
   void want(const Var& output, Wanted wanted);
+  // It reads the gradient's sums over rows (a bias's gradient), where it comes as values.
+  void want_column_sums(const Var& output);
   static bool any_tracked(std::span<const Var* const> inputs);
 
  private:
@@ -185,6 +189,11 @@ class Grads {
   // here, once for all operations.
   void add(int input, Tensor gradient);
   void add(int input, Encoded gradient);  // the answer to wanted(input)
+  // Whether sums over the rows of an input's gradient are read, if this node's is all of it; the
+  // gradient with them, F32 [cols], with column_sum's bits; and those of out(), or undefined.
+  bool wants_column_sums(int input) const;
+  void add(int input, Tensor gradient, Tensor column_sums);
+  const Tensor& column_sums() const;
   // The gradient that an input has so far, for a kernel that adds this node's to it: the sum is
   // what the node then hands to add(). Like out() any strides and maybe shared; undefined where
   // nothing is there, and for parameters, whose way is sink().

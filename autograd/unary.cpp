@@ -3,6 +3,7 @@
 
 #include "autograd/ops.h"
 #include "autograd/origin.h"
+#include "tensor/activation_sums.h"
 
 namespace nibble {
 namespace {
@@ -114,6 +115,10 @@ struct GeluNode {
       source.x = x.get().flatten_rows();
       source.dy = dy.flatten_rows();
       if (auto dx = encode_pair(source, dy.shape(), *wanted)) return g.add(0, std::move(*dx));
+    }
+    if (kind == ops::Gelu::Tanh && g.wants_column_sums(0)) {
+      ops::SummedGradient dx = ops::gelu_backward_sums(dy, x);
+      return g.add(0, std::move(dx.dx), std::move(dx.column_sums));
     }
     g.add(0, ops::gelu_backward(dy, x, kind));
   }

@@ -1,3 +1,4 @@
+#include "tensor/activation_sums.h"
 #include "tensor/op_checks.h"
 #include "tensor/ops.h"
 
@@ -160,6 +161,18 @@ Tensor gelu_backward(const Tensor& dy, const Tensor& x, Gelu kind) {
   else
     NIBBLE_DISPATCH(dx.device(), gelu_erf_backward(dx, grad, in));
   return dx;
+}
+
+SummedGradient gelu_backward_sums(const Tensor& dy, const Tensor& x) {
+  check_same_kind("gelu_backward", dy, x);
+  check_same_shape("gelu_backward", dy, x);
+  NIBBLE_CHECK(x.rank() > 0 && x.dtype() != DType::F64, "gelu_backward",
+               "got {}, expected f32 or bf16 [..., C] for sums over rows", describe(x));
+  const Tensor in = dense_float("gelu_backward", x).flatten_rows(),
+               grad = contiguous(dy).flatten_rows();
+  Tensor dx = result_like(in), sums = Tensor::empty({in.size(1)}, DType::F32, in.device());
+  NIBBLE_DISPATCH(dx.device(), gelu_tanh_backward_sums(dx, sums, grad, in));
+  return {dx.view(x.shape()), sums};
 }
 
 Tensor dropout(const Tensor& x, double p, const RngKey& key) {

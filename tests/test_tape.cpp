@@ -3,6 +3,7 @@
 #include "autograd/context.h"
 #include "autograd/linear.h"
 #include "autograd/ops.h"
+#include "tensor/activation_sums.h"
 #include "tensor_testing.h"
 
 using namespace nibble;
@@ -14,7 +15,49 @@ Tensor weights(const Shape& shape, std::uint32_t site = 1) {
   return random(shape, DType::F32, -1, 1, site);
 }
 
+// x, whose gradient comes with sums (of another value, to tell them) where somebody reads them.
+struct WithSums {
+  static constexpr const char* name = "with_sums";
+  void backward(Grads& g) const {
+    if (!g.wants_column_sums(0)) return g.add(0, g.out());
+    g.add(0, g.out(), Tensor::full({g.out().size(-1)}, 7, DType::F32));
+  }
+};
+Var with_sums(const Var& x) {
+  return record<WithSums>({&x}, x.tensor(), [] { return WithSums{}; });
+}
+
 }  // namespace
+
+TEST_CASE("tape: a bias takes the sums that come with its layer's gradient, if that is all of it") {
+  Parameter w(weights({5, 3})), bias(weights({5}, 2));
+  const auto gradient = [&](DType dtype, auto&& reader) {
+    Tape tape;
+    const Tape::Recording recording(tape);
+    const Var h = linear(Var(weights({2, 8, 3}, 3).to(dtype)), w, &bias, {});
+    tape.backward(reader(h), weights({2, 8, 5}, 4).to(dtype));
+    const Tensor sums = bias.grad().clone();
+    for (Parameter* p : {&w, &bias}) p->set_has_grad(false);
+    return sums;
+  };
+  const Tensor sevens = Tensor::full({5}, 7, DType::F32);
+  const auto plain = [](const Var& h) { return h * h; };
+  for (const DType dtype : {DType::F32, DType::BF16}) {
+    CHECK(same_bits(gradient(dtype, with_sums), sevens));
+    const Tensor twice = gradient(dtype, [](const Var& h) { return h + h; });
+    CHECK(same_bits(gradient(dtype, [](const Var& h) { return with_sums(h) + h; }), twice));
+    CHECK(same_bits(gradient(dtype, [](const Var& h) { return h + with_sums(h); }), twice));
+    CHECK_FALSE(same_bits(gradient(dtype, plain), sevens));
+    // GELU's sums have the bits of column_sum.
+    const Tensor x = weights({2, 8, 5}, 5).to(dtype), dy = weights({2, 8, 5}, 4).to(dtype);
+    const ops::SummedGradient got = ops::gelu_backward_sums(dy, x);
+    CHECK(same_bits(got.dx, ops::gelu_backward(dy, x, ops::Gelu::Tanh)));
+    Tensor expected = Tensor::zeros({5}, DType::F32);
+    ops::column_sum_into(expected, got.dx.flatten_rows(), false);
+    CHECK(same_bits(got.column_sums, expected));
+  }
+  CHECK_FALSE(same_bits(gradient(DType::F64, with_sums).to(DType::F32), sevens));
+}
 
 TEST_CASE("tape: writing to a saved tensor is an error in backward") {
   const auto message = [](auto&& build) {

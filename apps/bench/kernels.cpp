@@ -8,6 +8,7 @@
 #include "quant/pair_twin.h"
 #include "quant/qtensor.h"
 #include "quant/source_kernels.h"
+#include "tensor/activation_sums.h"
 #include "tensor/ops.h"
 #include "tensor/residual.h"
 
@@ -86,6 +87,11 @@ class Kernels {
     by_rows("gelu", 4 * n(), {x_}, [](const auto& in) { return ops::gelu(in[0]); });
     by_rows("gelu backward", 6 * n(), {dy_, x_},
             [](const auto& in) { return ops::gelu_backward(in[0], in[1], ops::Gelu::Tanh); });
+    by_rows("gelu backward, column sums", 6 * n(), {dy_, x_}, [](const auto& in) {
+      const bool checks = in[1].dtype() == DType::F64;
+      return checks ? ops::gelu_backward(in[0], in[1], ops::Gelu::Tanh)
+                    : ops::gelu_backward_sums(in[0], in[1]).dx;
+    });
   }
 
   // dx, and dgamma and dbeta, which are added to f32 gradients; then dx on top of x's gradient.

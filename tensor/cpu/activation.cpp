@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "tensor/activation_sums.h"
 #include "tensor/cpu/loops.h"
 #include "tensor/kernels.h"
 #include "tensor/scalar_math.h"
@@ -90,6 +91,11 @@ void gelu_erf(Tensor& y, const Tensor& x) {
 void gelu_erf_backward(Tensor& dx, const Tensor& dy, const Tensor& x) {
   unary_backward("gelu_backward", dx, dy, x,
                  [](auto d, auto v) { return scalar::gelu_erf_backward(d, v); });
+}
+
+void gelu_tanh_backward_sums(Tensor& dx, Tensor& sums, const Tensor& dy, const Tensor& x) {
+  gelu_tanh_backward(dx, dy, x);
+  column_sum(sums, dx, false);
 }
 
 }  // namespace nibble::cpu

@@ -3,6 +3,7 @@
 #include <functional>
 #include <utility>
 
+#include "tensor/activation_sums.h"
 #include "tests/cuda/number_checks.h"
 
 using namespace nibble;
@@ -103,6 +104,30 @@ GPU_TEST("cuda elementwise: GELU by table is bit-equal on every bf16, both ways"
                                      dx};
         },
         [](const Tensor& cpu, const Tensor& gpu) { check_numbers(cpu, gpu); });
+}
+
+GPU_TEST("cuda elementwise: GELU's gradient and its sums have the bits of both kernels") {
+  struct Sizes {
+    std::int64_t rows, cols;
+  };
+  // The table's kernel: whole tiles of 64 rows and 256 columns, and fewer; few numbers; no vectors.
+  for (const auto& [rows, cols] :
+       {Sizes{4096, 768}, Sizes{2731, 776}, Sizes{300001, 8}, Sizes{513, 72}, Sizes{700, 3001}})
+    for (const DType dtype : kFloats) {
+      Tensor x = uniform({rows, cols}, dtype, -4, 4);
+      x.slice(0, 64, 66).fill(0);
+      x.slice(0, rows - 1, rows).fill(20);
+      in_lockstep(
+          {uniform({rows, cols}, dtype, -3, 3, 2), x},
+          [](const std::vector<Tensor>& in) {
+            const auto [dx, sums] = ops::gelu_backward_sums(in[0], in[1]);
+            Tensor again = ops::gelu_backward(in[0], in[1], ops::Gelu::Tanh);
+            Tensor sums_again = Tensor::empty(sums.shape(), DType::F32, sums.device());
+            ops::column_sum_into(sums_again, again, false);
+            return std::vector<Tensor>{dx, sums, again, sums_again};
+          },
+          [](const Tensor& cpu, const Tensor& gpu) { check_bits(cpu, gpu); });
+    }
 }
 
 GPU_TEST("cuda elementwise: sizes around vectors and blocks, and addresses off 16 bytes") {
