@@ -110,7 +110,8 @@ bool has_dlogits_pair(const Tensor& logits, const QuantSpec& by_row, const Quant
   if (!is_vectorized(logits) || !has_column_runs(by_column, rows, cols)) return false;
   if (!has_pair_codes(by_row) || !has_pair_codes(by_column)) return false;
   const Tile tile = by_row.resolve(rows, cols);
-  return by_row.rounding == by_column.rounding && tile.rows == 1 && tile.cols == cols;
+  if (by_row.rounding != by_column.rounding || tile.rows != 1 || tile.cols != cols) return false;
+  return rows <= (std::int64_t{1} << 35) / cols;  // as above
 }
 
 bool has_attention_codes(const AttentionProblem& p, const QuantSpec& by_row,

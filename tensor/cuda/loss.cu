@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(Tile::kBlock)
   const T* from = logits + row * cols;
   const loss::Statistics found = loss::statistics_of<T, Tile, false>(
       n, -1, scratch,
-      [&](std::int64_t first, int, auto& x) { loss::load_batch<T, Tile>(from, n, first, x); });
+      [&](std::int64_t first, auto& x) { loss::load_batch<T, Tile>(from, n, first, x); });
   if (n == 0 || Tile::thread() != 0) return;
   const int target = loss::column_of(targets[row], n);
   lse[row] = found.lse;
@@ -64,9 +64,9 @@ __global__ void __launch_bounds__(Tile::kBlock, 2)
     }
     commit_copies();
   }
-  const loss::Statistics found = loss::statistics_of<T, Tile, false>(
-      cols, -1, scratch, [&](std::int64_t first, int batch, auto& x) {
-        switch (batch) {
+  const loss::Statistics found =
+      loss::statistics_of<T, Tile, false>(cols, -1, scratch, [&](std::int64_t first, auto& x) {
+        switch (first / kBatchColumns<Tile>) {
           case 0: wait_for_copies<3>(); break;
           case 1: wait_for_copies<2>(); break;
           case 2: wait_for_copies<1>(); break;
@@ -74,17 +74,15 @@ __global__ void __launch_bounds__(Tile::kBlock, 2)
         }
         loss::load_batch<T, Tile>(held, cols, first, x);
       });
-  const float factor = *scale;
+  const loss::Gradient<T> gradient(found.lse, *scale);
   for (int at = Tile::thread() * V; at < cols; at += kStep) {
-    const Vector<float, V> x = widened<T>(load_vector(held + at));
-    Vector<float, V> y;
-#pragma unroll
-    for (int e = 0; e < V; ++e) y[e] = loss::gradient_of<T>(x[e], found.lse, factor, false);
+    Vector<float, V> y = widened<T>(load_vector(held + at));
+    gradient.apply(y);
     store_vector(to + at, narrowed<T>(y));
   }
   if (target / V % Tile::kThreads != Tile::thread()) return;  // else this thread stored it
   const float x = to_float(held[target]);
-  to[target] = from_float<T>(loss::gradient_of<T>(x, found.lse, factor, true));
+  to[target] = from_float<T>(gradient.at_target(x));
   losses[row] = found.lse - x;
 }
 
@@ -97,17 +95,20 @@ struct BackwardInputs {
 
 template <class T>
 struct RowGradient {
-  float lse = 0, factor = 0;
-  int column = -1;  // of the target
-  bool ignored = true;
+  loss::Gradient<T> gradient;
+  int column;  // of the target
+  bool ignored;
 
   __device__ RowGradient(const BackwardInputs& in, std::int64_t row)
-      : lse(in.lse[row]),
-        factor(*in.scale),
+      : gradient(in.lse[row], *in.scale),
         column(loss::column_of(in.targets[row], static_cast<int>(in.cols))),
         ignored(column < 0) {}
-  __device__ float operator()(float x, bool is_target) const {
-    return ignored ? 0.0f : loss::gradient_of<T>(x, lse, factor, is_target);
+  template <int N>
+  __device__ void apply(Vector<float, N>& x) const {
+    if (ignored)
+      x = {};
+    else
+      gradient.apply(x);
   }
 };
 
@@ -129,23 +130,31 @@ __global__ void __launch_bounds__(256)
     const I i = first + k * 256 * V;
     if (i >= n) return;
     I row = i / cols, at = i - row * cols;
-    RowGradient<T> gradient(in, row);
+    RowGradient<T> row_gradient(in, row);
     if (V > 1 && at + V <= cols) {
-      const std::int64_t ahead = gradient.column - static_cast<std::int64_t>(at);
-      const int target = ahead >= 0 && ahead < V ? static_cast<int>(ahead) : -1;
-      Vector<float, kVector<T>> y;
+      const std::int64_t ahead = row_gradient.column - static_cast<std::int64_t>(at);
+      Vector<float, kVector<T>> y{};
 #pragma unroll
-      for (int e = 0; e < V; ++e) y[e] = gradient(to_float(x[k][e]), e == target);
+      for (int e = 0; e < V; ++e) y[e] = to_float(x[k][e]);
+      row_gradient.apply(y);
+      if (ahead >= 0 && ahead < V)
+#pragma unroll
+        for (int e = 0; e < V; ++e)
+          if (e == ahead) y[e] = row_gradient.gradient.at_target(to_float(x[k][e]));
       *reinterpret_cast<Vector<T, kVector<T>>*>(dlogits + i) = narrowed<T>(y);
       continue;
     }
     for (I j = i; j < n && j < i + V; ++j, ++at) {  // one element, or a vector past a row's end
       if (at == cols) {
         at = 0;
-        gradient = RowGradient<T>(in, ++row);
+        row_gradient = RowGradient<T>(in, ++row);
       }
-      dlogits[j] = from_float<T>(
-          gradient(to_float(logits[j]), static_cast<std::int64_t>(at) == gradient.column));
+      Vector<float, 1> y{{to_float(logits[j])}};
+      if (static_cast<std::int64_t>(at) == row_gradient.column)
+        y[0] = row_gradient.gradient.at_target(y[0]);
+      else
+        row_gradient.apply(y);
+      dlogits[j] = from_float<T>(y[0]);
     }
   }
 }

@@ -106,6 +106,28 @@ GPU_TEST("cuda loss: the gradient agrees with the CPU's, apart or in place") {
     }
 }
 
+GPU_TEST("cuda loss: gradients of far logits, by any sign of the scale") {
+  for (const DType dtype : kBoth)
+    for (const double center : {-2500.0, -1500.0, 60.0, 1500.0, 3000.0, 1e6})
+      for (const double scale : {-2.0, 0.0, 1.0 / 32768}) {
+        Tensor wide = uniform({3, 1000}, DType::F32, center - 40, center + 40);
+        if (center == 1e6) wide.data<float>()[7] = 1e30f;
+        const Tensor logits = wide.to(dtype), targets = make_targets(3, 1000);
+        const Tensor lse = ops::cross_entropy(logits, targets).lse;
+        in_lockstep(
+            {logits, targets, lse, Tensor::full({1}, scale)},
+            [&](const std::vector<Tensor>& in) {
+              Tensor d = Tensor::empty(in[0].shape(), dtype, in[0].device());
+              ops::cross_entropy_backward(d, in[0], in[1], in[2], in[3]);
+              return std::vector{d};
+            },
+            [&](const Tensor& cpu, const Tensor& gpu) {
+              check_near(cpu, gpu, 1.0 / 128, 1e-6 * std::fabs(scale),
+                         fmt::format("{} around {}, scale {}", dtype, center, scale));
+            });
+      }
+}
+
 GPU_TEST("cuda loss: loss and gradient at once have the bits of both apart") {
   for (const DType dtype : kBoth)
     for (const Case& c : kCases)
