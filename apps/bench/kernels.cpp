@@ -236,9 +236,12 @@ class Kernels {
     };
     for (const Form& f : {Form{"layer norm, codes by row", Kind::LayerNorm, false, 3},
                           Form{"add and layer norm, codes by row", Kind::AddLayerNorm, false, 7},
+                          Form{"gelu, codes by row", Kind::Gelu, false, 3},
                           Form{"codes by 256 tokens of a layer norm", Kind::LayerNorm, true, 3},
                           Form{"codes by 256 tokens of gelu", Kind::Gelu, true, 3}}) {
-      const QuantSpec spec = parse_spec(f.columns ? "int8:group256:recip" : "int8:row:recip");
+      const QuantSpec by_row = parse_spec("int8:row:recip"),
+                      by_column = parse_spec("int8:group256:recip");
+      const QuantSpec spec = f.columns ? by_column : by_row;
       PairSource s;
       s.kind = f.kind;
       s.x = x_;
@@ -251,15 +254,22 @@ class Kernels {
         s.residual = dy_;
         s.sum = Tensor::empty(x_.shape(), DType::BF16, device_);
       }
-      if (!(f.columns ? has_source_columns(s, spec) : has_norm_rows(s, spec))) continue;
+      if (!(f.columns              ? has_source_columns(s, spec)
+            : f.kind == Kind::Gelu ? has_pair(s, by_row, by_column)
+                                   : has_norm_rows(s, spec)))
+        continue;
       if (f.columns) pair_matrix(s, {});  // mean and rstd
       auto q = std::make_shared<QTensor>(QTensor::empty(spec, f.columns ? width_ : tokens_,
                                                         f.columns ? tokens_ : width_, device_));
       cases_.push_back(
           {f.name, x_.shape(), f.bytes * n(),
            [=, d = device_, columns = f.columns] {
+             Tensor none;
              if (columns)
                NIBBLE_DISPATCH(d, quant_source_columns(q->payload(), q->scales(), s, spec, {7, 8}));
+             else if (s.kind == Kind::Gelu)
+               NIBBLE_DISPATCH(d, quant_pair(q->payload(), q->scales(), none, none, none, none, s,
+                                             by_row, by_column, {7, 8}));
              else
                NIBBLE_DISPATCH(d, quant_norm_rows(q->payload(), q->scales(), s, spec));
            },

@@ -1,4 +1,5 @@
 // quant_pair: the plain kernels, and which kernel serves a call.
+#include "quant/cuda/gelu_rows.h"
 #include "quant/cuda/pair_stream.cuh"
 
 namespace nibble::cuda {
@@ -81,6 +82,10 @@ void pair_of(Tensor& row_codes, Tensor& row_scales, Tensor& column_codes, Tensor
 void quant_pair(Tensor& row_codes, Tensor& row_scales, Tensor& column_codes, Tensor& column_scales,
                 Tensor& value, Tensor& column_sums, const PairSource& source,
                 const QuantSpec& by_row, const QuantSpec& by_column, const RngKey& key) {
+  const Tensor& x = source.x;
+  const bool rows_alone = !column_codes.defined() && !value.defined() && !column_sums.defined();
+  if (rows_alone && source.kind == Kind::Gelu && has_row_runs(by_row, x.size(0), x.size(1)))
+    return gelu_row_runs(row_codes, row_scales, x, by_row);
   Tensor sums;
   if (column_sums.defined())
     sums = Tensor::empty({ceil_div(source.x.size(0), kSumRows), source.x.size(1)}, DType::F32,

@@ -1,55 +1,37 @@
-// GELU and its slope of bf16 numbers by table, for the pair kernel (pair_stream.cuh): all numbers
-// of magnitudes in [2^-18, 16), made by the functions themselves when a block starts. A look-up
-// takes about 4 instructions where GELU takes 20 and its slope 23. Other numbers, and f32, are
-// computed.
+// What the pair kernel's producers make (pair_stream.cuh). GELU of bf16 numbers is 7 instructions
+// (fast::gelu_tanh_bf16); its slope, an f32 number to the last bit, takes 23, so that a table has
+// those of all magnitudes in [2^-18, 16), made by the function itself when a block starts: a
+// look-up takes about 4. Slopes of other numbers, and f32, are computed.
 #pragma once
 
 #include "quant/cuda/pair_tile.cuh"
-#include "tensor/cuda/elementwise.cuh"
-#include "tensor/cuda/fast_math.cuh"
+#include "tensor/cuda/gelu_table.cuh"
 
 namespace nibble::cuda::stream_pair {
-
-// The same functors as tensor/cuda/activation.cu's.
-struct GeluOf {
-  static constexpr float kFastBound = fast::kGeluBound;
-  __device__ float operator()(float v) const { return scalar::gelu_tanh(v); }
-  __device__ static float fast(float v) { return nibble::cuda::fast::gelu_tanh(v); }
-};
-struct GeluBackwardOf {
-  static constexpr float kFastBound = fast::kGeluBound;
-  __device__ float operator()(float d, float v) const { return scalar::gelu_tanh_backward(d, v); }
-  __device__ static float fast(float d, float v) {
-    return nibble::cuda::fast::gelu_tanh_backward(d, v);
-  }
-};
 
 // A number's place: its bits with the sign at the bottom, less those of the first.
 inline constexpr std::uint32_t kTableFirst = 2 * (109u << 7), kTableEnd = 2 * (131u << 7);
 inline constexpr std::uint32_t kTableEntries = kTableEnd - kTableFirst;
 template <Kind kKind, class T>
-inline constexpr bool kHasTable = sizeof(T) == 2 && kKind != Kind::Plain;
+inline constexpr bool kHasTable = sizeof(T) == 2 && kKind == Kind::GeluBackward;
 
 // By all threads of the block.
-template <Kind kKind>
-__device__ void fill_table(std::uint32_t* table) {
+__device__ inline void fill_table(std::uint32_t* table) {
   for (std::uint32_t i = threadIdx.x; i < kTableEntries; i += blockDim.x) {
     const std::uint32_t at = kTableFirst + i;
     const float x = std::bit_cast<float>((at >> 1 | at << 15) << 16);
-    if constexpr (kKind == Kind::Gelu)
-      table[i] = bf16_pair(scalar::gelu_tanh(x), 0.0f);
-    else  // what gelu_tanh_backward multiplies dy by
-      table[i] = std::bit_cast<std::uint32_t>(
-          scalar::gelu_tanh_slope(x, scalar::sigmoid(scalar::gelu_2u(x))));
+    // What gelu_tanh_backward multiplies dy by.
+    table[i] = std::bit_cast<std::uint32_t>(
+        scalar::gelu_tanh_slope(x, scalar::sigmoid(scalar::gelu_2u(x))));
   }
 }
 
 template <Kind kKind, class T>
 __device__ Vector<T, 4> computed(const Vector<T, 4>& x, const Vector<T, 4>& dy) {
   if constexpr (kKind == Kind::Gelu)
-    return apply_vector<4, T>(GeluOf{}, std::make_tuple(x));
+    return apply_vector<4, T>(gelu_tanh_of{}, std::make_tuple(x));
   else
-    return apply_vector<4, T>(GeluBackwardOf{}, std::make_tuple(dy, x));
+    return apply_vector<4, T>(gelu_tanh_backward_of{}, std::make_tuple(dy, x));
 }
 
 // The values of N rows of 4 columns: from x in shared memory, where they go too, and from dy, which
@@ -57,8 +39,18 @@ __device__ Vector<T, 4> computed(const Vector<T, 4>& x, const Vector<T, 4>& dy) 
 template <Kind kKind, class T, std::size_t N>
 __device__ void produce(Vector<T, 4> (&y)[N], T* own, bool valid, const T* dy, std::uint32_t cols,
                         const std::uint32_t* table) {
-  constexpr bool kBackward = kKind == Kind::GeluBackward;
   bool done = !valid;
+  if constexpr (kKind == Kind::Gelu && sizeof(T) == 2) {
+    done = true;
+#pragma unroll 4  // all at once would not fit registers
+    for (std::uint32_t i = 0; i < N; ++i) {
+      float v[4];
+      widen_four(load_vector<T, 4>(own + i * kColumns), v);
+#pragma unroll
+      for (float& each : v) each = fast::gelu_tanh_bf16(each);  // of zero it is zero
+      store_vector(own + i * kColumns, stored<T>(v));
+    }
+  }
   if constexpr (kHasTable<kKind, T>) {
     uint2 x[N];
     std::uint32_t furthest = 0;
@@ -80,7 +72,6 @@ __device__ void produce(Vector<T, 4> (&y)[N], T* own, bool valid, const T* dy, s
         const auto result = [&](std::uint32_t at, std::uint32_t two) {
           const std::uint32_t low = table[(at & 0xffffu) - kTableFirst],
                               high = table[(at >> 16) - kTableFirst];
-          if constexpr (!kBackward) return __byte_perm(low, high, 0x5410);
           return bf16_pair(std::bit_cast<float>(two << 16) * std::bit_cast<float>(low),
                            std::bit_cast<float>(two & 0xffff0000u) * std::bit_cast<float>(high));
         };
@@ -95,7 +86,7 @@ __device__ void produce(Vector<T, 4> (&y)[N], T* own, bool valid, const T* dy, s
 #pragma unroll 1
     for (std::uint32_t i = 0; i < N; ++i) {
       Vector<T, 4> d{};
-      if constexpr (kBackward) d = load_vector<T, 4>(dy + std::int64_t{i} * cols);
+      if constexpr (kKind == Kind::GeluBackward) d = load_vector<T, 4>(dy + std::int64_t{i} * cols);
       store_vector(own + i * kColumns, computed<kKind>(load_vector<T, 4>(own + i * kColumns), d));
     }
   // After one kind of values or the other: what shared memory has.

@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(Groups<T, kRun>::kBlock, 1)
   for (std::uint32_t i = blockIdx.x * Form::kBlock + threadIdx.x; i < a.clears;
        i += gridDim.x * Form::kBlock)
     a.row_most[i] = 0;
-  if constexpr (kHasTable<kKind, T>) fill_table<kKind>(table);
+  if constexpr (kHasTable<kKind, T>) fill_table(table);
   const auto grid = cooperative_groups::this_grid();
   auto cleared = grid.barrier_arrive();  // synchronizes the block, too
   const auto clear = [&] { grid.barrier_wait(std::move(cleared)); };

@@ -4,6 +4,8 @@
 // first and instructions are that of the second. Measured by `nibble bench kernels`.
 #pragma once
 
+#include <cstring>
+
 #include "quant/cuda/one_pass.cuh"
 #include "quant/kernels.h"
 
@@ -11,9 +13,16 @@ namespace nibble::cuda::one_pass {
 
 constexpr unsigned kRowBlock = 256;
 
+// What is encoded: x as it is. GeluValues: what GELU makes of it.
+struct RowValues {
+  template <class T>
+  __device__ static void make(T (&)[8]) {}
+};
+
 // A run that is not usual: `vectors` of them, kLanes apart. They are read again, so that the usual
 // runs keep their registers.
-template <class Out, class T, int kLanes, Quotients kQuotients, bool kStochastic, class Codes>
+template <class Out, class T, int kLanes, Quotients kQuotients, bool kStochastic, class Codes,
+          class Values>
 __device__ __noinline__ void code_unusual(Out* out, const T* x, std::int64_t first, int vectors,
                                           float found, const RuleOf<Codes>& rule,
                                           const KeyedDraws::Stream draws) {
@@ -24,6 +33,7 @@ __device__ __noinline__ void code_unusual(Out* out, const T* x, std::int64_t fir
     const std::int64_t at = (first + i * kLanes) * 8;
     T in[8];
     load_row<8>(x + at, in);
+    Values::make(in);
     float values[8];
     widen(in, values);
     std::uint32_t noise[8] = {};
@@ -34,10 +44,21 @@ __device__ __noinline__ void code_unusual(Out* out, const T* x, std::int64_t fir
   }
 }
 
+// Zeros change no maximum. Whole words are chosen: nvcc would choose bf16 numbers one by one.
+template <class T>
+__device__ void load_or_zeros(const T* p, bool valid, T (&to)[8]) {
+  constexpr int kPieces = 8 * sizeof(T) / 16;
+  uint4 pieces[kPieces] = {};
+#pragma unroll
+  for (int k = 0; k < kPieces; ++k)
+    if (valid) pieces[k] = reinterpret_cast<const uint4*>(p)[k];
+  std::memcpy(to, pieces, sizeof to);
+}
+
 // kLanes neighbours hold a run of `vectors` vectors of 8: lane l has the vectors l + i · kLanes,
 // i < kEach. The more a thread has, the fewer lanes find the same step.
 template <class Out, class T, int kLanes, int kEach, Quotients kQuotients, bool kStochastic,
-          class Codes>
+          class Codes, class Values>
 __global__ void __launch_bounds__(kRowBlock)
     row_runs_kernel(Out* out, float* steps, const T* x, std::int64_t runs, int vectors,
                     const __grid_constant__ RuleOf<Codes> rule,
@@ -49,11 +70,12 @@ __global__ void __launch_bounds__(kRowBlock)
   const int own = run < runs ? (vectors - lane + kLanes - 1) / kLanes : 0;  // vectors
   const std::int64_t first = run * vectors + lane;
   const KeyedDraws::Stream draws = keys.stream(kStochastic);
-  T in[kEach][8] = {};  // zeros change no maximum
+  T in[kEach][8];
   const T* const from = x + first * 8;
 #pragma unroll
-  for (int i = 0; i < kEach; ++i)
-    if (i < own) load_row<8>(from + i * kLanes * 8, in[i]);
+  for (int i = 0; i < kEach; ++i) load_or_zeros(from + i * kLanes * 8, i < own, in[i]);
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) Values::make(in[i]);  // of zero it is zero
   extremes::Largest<T> largest;
 #pragma unroll
   for (int i = 0; i < kEach; ++i) largest.add(in[i]);
@@ -61,8 +83,8 @@ __global__ void __launch_bounds__(kRowBlock)
   const Scale scale = rule.template scale_of<kQuotients>(largest.most);
   if (steps && lane == 0 && own > 0) steps[run] = scale.step;
   if (!scale.usual())
-    return code_unusual<Out, T, kLanes, kQuotients, kStochastic>(out, x, first, own, scale.step,
-                                                                 rule, draws);
+    return code_unusual<Out, T, kLanes, kQuotients, kStochastic, Codes, Values>(
+        out, x, first, own, scale.step, rule, draws);
   Out* const to = out + first * 8;
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
@@ -89,11 +111,11 @@ __global__ void __launch_bounds__(kRowBlock)
 }
 
 template <class Out, class T, int kLanes, int kEach, Quotients kQuotients, bool kStochastic,
-          class Codes>
+          class Codes, class Values = RowValues>
 void run(Out* out, float* steps, const Tensor& x, int vectors, const QuantSpec& spec,
          const RngKey& key) {
   const std::int64_t runs = x.numel() / (std::int64_t{vectors} * 8);
-  launch(row_runs_kernel<Out, T, kLanes, kEach, kQuotients, kStochastic, Codes>,
+  launch(row_runs_kernel<Out, T, kLanes, kEach, kQuotients, kStochastic, Codes, Values>,
          static_cast<unsigned>(ceil_div(runs, kRowBlock / kLanes)), kRowBlock, 0, out, steps,
          x.data<T>(), runs, vectors, RuleOf<Codes>(spec), KeyedDraws(key));
 }

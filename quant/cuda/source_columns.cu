@@ -1,10 +1,10 @@
 // Integers by runs along columns of what a producer makes of x (PairSource), nearest, by reciprocal
-// steps. The bytes of quant_column_runs; a layer norm computes 4 operations an element more, GELU
-// about 25, which make instructions its roof. Measured by `nibble bench kernels`.
+// steps. The bytes of quant_column_runs; a layer norm computes 4 operations an element more, GELU 7
+// of bf16 numbers and about 25 of f32. Measured: GELU of bf16 at 75 % of a copy's bandwidth
+// (tests/bench/results/2026-11-29-pair.md).
 #include "quant/cuda/column_runs.cuh"
+#include "quant/cuda/gelu_values.cuh"
 #include "quant/source_kernels.h"
-#include "tensor/cuda/elementwise.cuh"
-#include "tensor/cuda/fast_math.cuh"
 #include "tensor/cuda/norm_row.cuh"
 
 namespace nibble::cuda {
@@ -43,21 +43,10 @@ struct NormOf {
   }
 };
 
-struct TanhGelu {  // tensor/cuda/activation.cu's
-  static constexpr float kFastBound = fast::kGeluBound;
-  __device__ float operator()(float v) const { return scalar::gelu_tanh(v); }
-  __device__ static float fast(float v) { return nibble::cuda::fast::gelu_tanh(v); }
-};
 template <class T>
 struct GeluOf : Itself<T> {
-  static constexpr int kFewerBlocks = 1;
   __device__ void make(T (&x)[8], std::uint32_t, const typename Itself<T>::Columns&) const {
-    Vector<T, 8> in;
-#pragma unroll
-    for (int j = 0; j < 8; ++j) in[j] = x[j];
-    const Vector<T, 8> y = apply_vector<8, T>(TanhGelu{}, std::make_tuple(in));
-#pragma unroll
-    for (int j = 0; j < 8; ++j) x[j] = y[j];
+    GeluValues::make(x);
   }
 };
 
