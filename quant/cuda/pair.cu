@@ -40,7 +40,6 @@ void pair_of(Tensor& row_codes, Tensor& row_scales, Tensor& column_codes, Tensor
   stream_pair::Arguments<T> a{
       .x = map_of(s.x),
       .other = map_of(backward ? s.dy : s.x),
-      .dy = backward ? s.dy.data<T>() : nullptr,
       .value = address_of<T>(value),
       .row_codes = codes_of<std::uint8_t>(row_codes),
       .column_codes = codes_of<std::uint8_t>(column_codes),

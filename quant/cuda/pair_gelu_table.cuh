@@ -34,10 +34,10 @@ __device__ Vector<T, 4> computed(const Vector<T, 4>& x, const Vector<T, 4>& dy) 
     return apply_vector<4, T>(gelu_tanh_backward_of{}, std::make_tuple(dy, x));
 }
 
-// The values of N rows of 4 columns: from x in shared memory, where they go too, and from dy, which
-// y holds before. What is not valid stays zeros.
+// The values of N rows of 4 columns: from x in shared memory, where they go too, and from dy there.
+// What is not valid stays zeros.
 template <Kind kKind, class T, std::size_t N>
-__device__ void produce(Vector<T, 4> (&y)[N], T* own, bool valid, const T* dy, std::uint32_t cols,
+__device__ void produce(Vector<T, 4> (&y)[N], T* own, const T* dy, bool valid,
                         const std::uint32_t* table) {
   bool done = !valid;
   if constexpr (kKind == Kind::Gelu && sizeof(T) == 2) {
@@ -75,7 +75,7 @@ __device__ void produce(Vector<T, 4> (&y)[N], T* own, bool valid, const T* dy, s
           return bf16_pair(std::bit_cast<float>(two << 16) * std::bit_cast<float>(low),
                            std::bit_cast<float>(two & 0xffff0000u) * std::bit_cast<float>(high));
         };
-        const auto d = *reinterpret_cast<const uint2*>(&y[i]);
+        const auto d = *reinterpret_cast<const uint2*>(dy + i * kColumns);
         const uint2 both{result(x[i].x, d.x), result(x[i].y, d.y)};
         y[i] = *reinterpret_cast<const Vector<T, 4>*>(&both);
         store_vector(own + i * kColumns, y[i]);
@@ -86,7 +86,7 @@ __device__ void produce(Vector<T, 4> (&y)[N], T* own, bool valid, const T* dy, s
 #pragma unroll 1
     for (std::uint32_t i = 0; i < N; ++i) {
       Vector<T, 4> d{};
-      if constexpr (kKind == Kind::GeluBackward) d = load_vector<T, 4>(dy + std::int64_t{i} * cols);
+      if constexpr (kKind == Kind::GeluBackward) d = load_vector<T, 4>(dy + i * kColumns);
       store_vector(own + i * kColumns, computed<kKind>(load_vector<T, 4>(own + i * kColumns), d));
     }
   // After one kind of values or the other: what shared memory has.

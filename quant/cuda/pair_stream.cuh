@@ -1,15 +1,16 @@
 // Both encodings of a matrix from one read (quant_pair), of itself or of GELU and its backward. One
 // block a multiprocessor stays; its groups of 8 or 4 warps take tiles of 256 or 128 rows (a
 // column's run) by 64 columns, a row of tiles at a time over the device, which the copy engine
-// loads two tiles ahead. survey() finds the tile's largest magnitudes: those of columns are
-// complete, those of rows meet in global memory. While other groups finish that row of tiles, a
-// group surveys its next one; then encode() reads each element once more and encodes it twice, with
-// one draw. A warp beside each group, its clerk, tells and asks the other groups, which takes
-// microseconds.
+// loads two tiles ahead (with dy one). survey() finds the tile's largest magnitudes: those of
+// columns are complete, those of rows meet in global memory. While other groups finish that row of
+// tiles, a group surveys its next one; then encode() reads each element once more and encodes it
+// twice, with one draw. A warp beside each group, its clerk, tells and asks the other groups, which
+// takes microseconds.
 //
 // Moves 2 or 4 bytes an element in and 1 + 1 out, producers 2 or 4 more for each other tensor of
 // theirs; issues about 14 instructions an element, 28 with noise and sums, of some 32 that an H200
-// can while it moves 4 bytes. Measured: tests/bench/results/2026-11-29-pair.md.
+// can while it moves 4 bytes. Measured: 50 to 75 % of a copy's bandwidth, the backward of GELU with
+// noise and sums 61 % (tests/bench/results/2026-11-29-pair.md).
 #pragma once
 
 #include <cooperative_groups.h>
@@ -34,26 +35,38 @@ struct Group {
         // Neighbouring tiles are worked on at the same time, by different multiprocessors.
         tiles(args, number * gridDim.x + blockIdx.x, gridDim.x * Groups<T, kRun>::kCount) {}
 
+  static constexpr bool kTakesDy = kKind == Kind::GeluBackward;
+
   // By one thread.
-  __device__ void load(const Walk<kRun, T>& ahead, std::uint32_t slot) const {
+  __device__ void load(const CUtensorMap& from, const Walk<kRun, T>& ahead, std::uint64_t& full,
+                       std::uint32_t slot) const {
     if (ahead.ended()) return;
     const Tile tile = ahead.tile();
-    const std::uint32_t full = shared_address(&memory.full[slot]);
-    hopper::arrive_expecting(full, Groups<T, kRun>::kTileBytes);
-    hopper::load_tile(shared_address(memory.slots[slot]), a.x, full, tile.col0, tile.row0);
-    if constexpr (kKind == Kind::GeluBackward) hopper::prefetch_tile(a.other, tile.col0, tile.row0);
+    const std::uint32_t barrier = shared_address(&full);
+    hopper::arrive_expecting(barrier, Groups<T, kRun>::kTileBytes);
+    hopper::load_tile(shared_address(memory.slots[slot]), from, barrier, tile.col0, tile.row0);
+  }
+  __device__ void load_x(const Walk<kRun, T>& ahead, std::uint32_t slot) const {
+    load(a.x, ahead, memory.full[slot], slot);
+  }
+  // dy of a tile comes to the slot that x of the next one takes when both are surveyed.
+  __device__ void load_dy(const Walk<kRun, T>& ahead, std::uint32_t number) const {
+    load(a.other, ahead, memory.full_dy[number % 2], (number + 1) % kSlots);
   }
   __device__ void prepare() const {
     const auto init = [](std::uint64_t& barrier, std::uint32_t arrivals) {
       hopper::init_barrier(shared_address(&barrier), arrivals);
     };
     for (std::uint64_t& full : memory.full) init(full, 1);
+    for (std::uint64_t& full : memory.full_dy) init(full, 1);
     for (std::uint64_t& surveyed : memory.surveyed) init(surveyed, memory.kWarps * kWarp);
     for (std::uint64_t& ready : memory.ready) init(ready, kWarp);
     init(memory.empty, memory.kWarps * kWarp);
     hopper::fence_barrier_init();
     Walk<kRun, T> ahead = tiles;
-    for (std::uint32_t s = 0; s < kSlots; ++s, ahead.advance()) load(ahead, s);
+    if constexpr (kTakesDy) load_x(ahead, 0);
+    for (std::uint32_t s = 0; s < (kTakesDy ? 2 : kSlots); ++s, ahead.advance())
+      kTakesDy ? load_dy(ahead, s) : load_x(ahead, s);
   }
   // For each lane: racecheck does not see that one speaks for a warp.
   __device__ static void arrive(std::uint64_t& barrier) {
@@ -84,20 +97,23 @@ struct Group {
   __device__ void clerk() const {
     const std::uint32_t lane = threadIdx.x % kWarp;
     Walk<kRun, T> ahead = tiles;
-    for (std::uint32_t s = 0; s < kSlots; ++s) ahead.advance();
+    for (std::uint32_t s = 0; s < (kTakesDy ? 1 : kSlots); ++s) ahead.advance();
     std::uint32_t number = 0;
     for (Walk<kRun, T> now = tiles; !now.ended(); now.advance(), ++number) {
       const Tile tile = now.tile();
       std::uint32_t* const arrived = a.arrived + std::int64_t{tile.run} * a.groups + tile.group;
       const std::uint32_t parity = number % 2;
       hopper::wait(shared_address(&memory.surveyed[parity]), number / 2 % 2);
-      if (lane == 0) hopper::add_releasing(arrived, 1);
+      if (lane == 0) {
+        hopper::add_releasing(arrived, 1);
+        if constexpr (kTakesDy) load_x(ahead, (number + 1) % kSlots);
+      }
       settle_columns(parity, tile);
       if (number > 0) {
         hopper::wait(shared_address(&memory.empty), (number - 1) % 2);
-        if (lane == 0) load(ahead, (number - 1) % kSlots);
-        ahead.advance();
+        if (lane == 0) kTakesDy ? load_dy(ahead, number + 1) : load_x(ahead, (number - 1) % kSlots);
       }
+      if (kTakesDy || number > 0) ahead.advance();
       while (hopper::load_acquiring(arrived) < a.expected) __nanosleep(20);
       std::uint32_t most[kRun / kWarp];
 #pragma unroll
@@ -127,11 +143,12 @@ struct Group {
       const std::uint32_t parity = number % 2;
       const Tile tile = now.tile();
       std::uint32_t most = 0;
-      if (surveys) most = survey<kKind>(a, memory, slot, parity, tile, table);
+      if (surveys) most = survey<kKind>(a, memory, slot, number, tile, table);
       if (number == 0) clear();
       if (surveys) {
         if (const std::uint32_t row = tile.row0 + own; row < a.rows)
           atomicMax(a.row_most + std::int64_t{tile.group} * a.rows + row, most);
+        if constexpr (kTakesDy) hopper::fence_for_copy_engine();
         arrive(memory.surveyed[parity]);
       }
       if (number > 0) {

@@ -19,8 +19,7 @@ inline constexpr std::uint32_t kNotFinite = 0x7f800000;  // f32 bits of magnitud
 
 template <class T>
 struct Arguments {
-  CUtensorMap x, other;  // other: dy
-  const T* dy;
+  CUtensorMap x, other;                    // other: dy
   T* value;                                // may be null
   std::uint8_t *row_codes, *column_codes;  // column_codes may be null
   float *row_steps, *column_steps, *sums;  // sums: of 64 rows each [ceil(rows / 64), cols], or null
@@ -59,9 +58,9 @@ struct alignas(128) Memory {
   alignas(16) Bits column_most[2][kWarps][kColumns];
   Bits row_most[2][kRun];    // over the rows' groups
   std::uint32_t unusual[2];  // columns with NaN or infinities
-  // Barriers: a slot is full; the warps have surveyed a tile; the clerk has its maxima; the warps
-  // have encoded it.
-  std::uint64_t full[kSlots], surveyed[2], ready[2], empty;
+  // Barriers: a slot is full, dy is there; the warps have surveyed a tile; the clerk has its
+  // maxima; the warps have encoded it.
+  std::uint64_t full[kSlots], full_dy[2], surveyed[2], ready[2], empty;
 };
 
 // Pairs of bf16 are taken apart as words, which the compiler does not find by itself.

@@ -93,26 +93,27 @@ struct Largest<float> {
 // maximum of row `lane`.
 template <Kind kKind, class T, std::uint32_t kRun>
 __device__ std::uint32_t survey(const Arguments<T>& a, Memory<T, kRun>& memory,
-                                const hopper::Ring<kSlots>& slot, std::uint32_t parity,
+                                const hopper::Ring<kSlots>& slot, std::uint32_t number,
                                 const Tile& tile, const std::uint32_t* table) {
   const std::uint32_t lane = threadIdx.x % kWarp, warp = threadIdx.x % kRun / kWarp;
   const std::uint32_t across = lane % kAcross, down = warp * kWarpRows + lane / kAcross * kDeep;
   const std::uint32_t row = tile.row0 + down, col = tile.col0 + across * 4;
   const bool valid = row < a.rows && col < a.cols;  // all: multiples of 16 rows, 8 columns
   const std::int64_t at = std::int64_t{row} * a.cols + col;
+  const std::uint32_t parity = number % 2;
   T* const own = memory.slots[slot.stage] + down * kColumns + across * 4;
   Vector<T, 4> y[kDeep];
-  if constexpr (kKind == Kind::GeluBackward && kHasTable<kKind, T>)  // arrives while x does
-    if (valid)
-#pragma unroll
-      for (std::uint32_t i = 0; i < kDeep; ++i)
-        y[i] = load_vector<T, 4>(a.dy + at + std::int64_t{i} * a.cols);
   hopper::wait(shared_address(&memory.full[slot.stage]), slot.parity);
   if constexpr (kKind == Kind::Plain) {
 #pragma unroll
     for (std::uint32_t i = 0; i < kDeep; ++i) y[i] = load_vector<T, 4>(own + i * kColumns);
   } else {
-    produce<kKind>(y, own, valid, kKind == Kind::GeluBackward ? a.dy + at : nullptr, a.cols, table);
+    const T* dy = nullptr;
+    if constexpr (kKind == Kind::GeluBackward) {
+      hopper::wait(shared_address(&memory.full_dy[parity]), number / 2 % 2);
+      dy = memory.slots[(slot.stage + 1) % kSlots] + (own - memory.slots[slot.stage]);
+    }
+    produce<kKind>(y, own, dy, valid, table);
     if (valid && a.value)
 #pragma unroll
       for (std::uint32_t i = 0; i < kDeep; ++i)

@@ -93,12 +93,6 @@ __device__ inline void load_tile(std::uint32_t to, const CUtensorMap& map, std::
       "l"(&map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w)
       : "memory");
 }
-// A box of a matrix to the second-level cache only.
-__device__ inline void prefetch_tile(const CUtensorMap& map, std::uint32_t x, std::uint32_t y) {
-  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(&map),
-               "r"(x), "r"(y)
-               : "memory");
-}
 // `bytes` from global memory; addresses and count are multiples of 16.
 __device__ inline void load_bytes(std::uint32_t to, const void* from, std::uint32_t bytes,
                                   std::uint32_t barrier) {
