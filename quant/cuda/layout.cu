@@ -10,9 +10,8 @@ constexpr unsigned kBlock = 256;
 
 // ---- transpose -----------------------------------------------------------------------------
 
-constexpr int kTile = 128;       // a tile's rows and columns; 128 bytes are a whole line both ways
-constexpr int kRun = 16;         // bytes of a load or store
-constexpr int kTransposers = 4;  // blocks a multiprocessor
+constexpr int kTile = 128;  // a tile's rows and columns; 128 bytes are a whole line both ways
+constexpr int kRun = 16;    // bytes of a load or store
 
 // The 4 x 4 bytes of four words, one row a word, turned.
 __device__ void turn(std::uint32_t& a, std::uint32_t& b, std::uint32_t& c, std::uint32_t& d) {
@@ -24,73 +23,56 @@ __device__ void turn(std::uint32_t& a, std::uint32_t& b, std::uint32_t& c, std::
   d = __byte_perm(ab_high, cd_high, 0x7632);
 }
 
-// Blocks that stay: a tile is read while the one before it is turned. It passes through shared
-// memory as it lies. A thread then takes 16 rows of 4 columns, turns them and owns 16 bytes of each
-// of 4 rows of y. Words of a row are swapped in steps of four by the row's group of 16, so that a
-// warp's reads, 8 groups at once, meet 32 banks.
+// A tile passes through shared memory as it lies. A thread then takes 16 rows of 4 columns, turns
+// them and owns 16 bytes of each of 4 rows of y. Words of a row are swapped in steps of four by the
+// row's group of 16, so that a warp's reads, 8 groups at once, meet 32 banks.
 // kRuns: rows of x and y start at aligned addresses and are whole runs.
 template <bool kRuns>
-__global__ void __launch_bounds__(kBlock, kTransposers)
+__global__ void __launch_bounds__(kBlock)
     transpose_codes_kernel(std::uint8_t* y, const std::uint8_t* x, std::int64_t rows,
-                           std::int64_t cols, std::uint32_t across, std::uint32_t tiles) {
+                           std::int64_t cols, std::uint32_t across) {
   alignas(16) __shared__ std::uint32_t tile[kTile][kTile / 4];
-  using Run = Vector<std::uint8_t, kRun>;
-  struct Part {
-    Run runs[kTile * kTile / kRun / static_cast<int>(kBlock)];
-  };
-  const int thread = static_cast<int>(threadIdx.x);
-  constexpr int kStep = static_cast<int>(kBlock) / (kTile / kRun);  // rows
-  const int r = thread / (kTile / kRun), c = thread % (kTile / kRun) * kRun;
-  const auto load = [&](std::uint32_t number) {
-    const std::int64_t top = std::int64_t{number / across} * kTile + r;
-    const std::int64_t left = std::int64_t{number % across} * kTile + c;
-    const std::uint8_t* from = x + top * cols + left;
-    Part part;
-#pragma unroll
-    for (int k = 0; k < kTile / kStep; ++k, from += kStep * cols) {
-      part.runs[k] = Run{};
-      if constexpr (kRuns) {
-        if (top + k * kStep < rows && left < cols)
-          part.runs[k] = load_vector<std::uint8_t, kRun>(from);
-      } else {
-#pragma unroll
-        for (int j = 0; j < kRun; ++j)
-          if (top + k * kStep < rows && left + j < cols) part.runs[k][j] = from[j];
-      }
-    }
-    return part;
-  };
-  Part next = load(blockIdx.x);
-  for (std::uint32_t number = blockIdx.x; number < tiles; number += gridDim.x) {
-#pragma unroll
-    for (int k = 0; k < kTile / kStep; ++k) {
-      const int row = r + k * kStep;
-      *reinterpret_cast<Run*>(&tile[row][(c / 4) ^ (4 * (row / 16))]) = next.runs[k];
-    }
-    __syncthreads();
-    if (number + gridDim.x < tiles) next = load(number + gridDim.x);
+  const std::int64_t top = std::int64_t{blockIdx.x / across} * kTile;
+  const std::int64_t left = std::int64_t{blockIdx.x % across} * kTile;
 
-    const int group = thread % 8, word = thread / 8;
-    std::uint32_t w[kRun];
+  using Run = Vector<std::uint8_t, kRun>;
 #pragma unroll
-    for (int j = 0; j < kRun; ++j) w[j] = tile[kRun * group + j][word ^ (4 * group)];
-    __syncthreads();  // the next tile may come
+  for (int k = 0; k < kTile * kTile / kRun / static_cast<int>(kBlock); ++k) {
+    const int i = k * static_cast<int>(kBlock) + static_cast<int>(threadIdx.x);
+    const int r = i / (kTile / kRun), c = i % (kTile / kRun) * kRun;
+    const std::uint8_t* from = x + (top + r) * cols + left + c;
+    Run run{};
+    if constexpr (kRuns) {
+      if (top + r < rows && left + c < cols) run = load_vector<std::uint8_t, kRun>(from);
+    } else {
 #pragma unroll
-    for (int j = 0; j < kRun; j += 4) turn(w[j], w[j + 1], w[j + 2], w[j + 3]);
-    const std::int64_t row = std::int64_t{number / across} * kTile + kRun * group;
-    const std::int64_t first = std::int64_t{number % across} * kTile + 4 * word;
-    std::uint8_t* to = y + first * rows + row;
+      for (int j = 0; j < kRun; ++j)
+        if (top + r < rows && left + c + j < cols) run[j] = from[j];
+    }
+    *reinterpret_cast<Run*>(&tile[r][(c / 4) ^ (4 * (r / 16))]) = run;
+  }
+  __syncthreads();
+
+  const int group = static_cast<int>(threadIdx.x) % 8, word = static_cast<int>(threadIdx.x) / 8;
+  std::uint32_t w[kRun];
 #pragma unroll
-    for (int k = 0; k < 4; ++k, to += rows) {
-      if (row >= rows || first + k >= cols) break;
-      if constexpr (kRuns) {
-        store_vector(reinterpret_cast<std::uint32_t*>(to),
-                     Vector<std::uint32_t, 4>{w[k], w[4 + k], w[8 + k], w[12 + k]});
-      } else {
+  for (int j = 0; j < kRun; ++j) w[j] = tile[kRun * group + j][word ^ (4 * group)];
 #pragma unroll
-        for (int j = 0; j < kRun; ++j)
-          if (row + j < rows) to[j] = static_cast<std::uint8_t>(w[j / 4 * 4 + k] >> (8 * (j % 4)));
-      }
+  for (int j = 0; j < kRun; j += 4) turn(w[j], w[j + 1], w[j + 2], w[j + 3]);
+  const std::int64_t row = top + kRun * group;
+  if (row >= rows) return;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const std::int64_t col = left + 4 * word + k;
+    if (col >= cols) return;
+    std::uint8_t* to = y + col * rows + row;
+    if constexpr (kRuns) {
+      store_vector(reinterpret_cast<std::uint32_t*>(to),
+                   Vector<std::uint32_t, 4>{w[k], w[4 + k], w[8 + k], w[12 + k]});
+    } else {
+#pragma unroll
+      for (int j = 0; j < kRun; ++j)
+        if (row + j < rows) to[j] = static_cast<std::uint8_t>(w[j / 4 * 4 + k] >> (8 * (j % 4)));
     }
   }
 }
@@ -192,9 +174,11 @@ void quant_transpose(Tensor& y, const Tensor& x) {
                describe(x));
   const bool runs =
       rows % kRun == 0 && cols % kRun == 0 && is_aligned(in, kRun) && is_aligned(out, kRun);
+  // A block a tile: blocks that stay and read ahead are slower, 51 µs for 20
+  // (2026-11-29-memory-bound.md).
   launch(runs ? transpose_codes_kernel<true> : transpose_codes_kernel<false>,
-         grid_for(tiles, 1, kTransposers), kBlock, 0, out, in, rows, cols,
-         static_cast<std::uint32_t>(across), static_cast<std::uint32_t>(tiles));
+         static_cast<unsigned>(tiles), kBlock, 0, out, in, rows, cols,
+         static_cast<std::uint32_t>(across));
 }
 
 void quant_pack(Tensor& packed, const Tensor& codes) {
