@@ -1,12 +1,14 @@
 // Parts of the command line that need no process: drawing tokens, showing their bytes.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
 #include <set>
 #include <vector>
 
+#include "apps/cli/bench_runs.h"
 #include "apps/cli/memory_fit.h"
 #include "apps/cli/text_layout.h"
 #include "apps/train/sampler.h"
@@ -142,4 +144,13 @@ TEST_CASE("cli: the budget is what is given, what is there, or assumed") {
   const nibble::cli::MemoryBudget gpu = memory_budget(nibble::cuda_device(63), 0);
   CHECK(gpu.source == "assumed");
   CHECK(gpu.bytes == 141'000'000'000);
+}
+
+TEST_CASE("cli: a benchmark's runs write no checkpoint") {
+  nibble::cli::BenchRuns o;
+  o.configs = {"gpt2.jsonnet"};
+  const auto command =
+      nibble::cli::own_run(o, {.recipe = "int8", .overrides = {}}, 5, "run").command;
+  CHECK(std::ranges::find(command, "trainer.keep=0") != command.end());
+  CHECK(std::ranges::find(command, "trainer.steps=5") != command.end());
 }

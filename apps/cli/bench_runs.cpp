@@ -76,7 +76,7 @@ bench::Contender own_run(const BenchRuns& o, const BenchVariant& variant, std::i
   for (const std::string& text : variant.overrides) add("--set", text);
   add("--set", "recipe=" + variant.recipe);
   for (const char* text : {"trainer.log_every=1", "trainer.eval_every=0", "trainer.eval_batches=1",
-                           "trainer.checkpoint_every=0"})
+                           "trainer.checkpoint_every=0", "trainer.keep=0"})
     add("--set", text);
   bench::Contender out{.name = variant.name(),
                        .command = {},

@@ -65,6 +65,12 @@ void print_kernels(const bench::TrainRun& r, double tokens) {
              profile::kernel_table(*r.kernels, 40));
 }
 
+// After each run, so that whoever ends the whole has what was measured.
+void tell_run(const bench::TrainRun& r) {
+  if (!r.fault.empty()) return tell_fault(r);
+  fmt::print(stderr, "{}: {:.0f} tokens/s, {} GiB\n", r.name, r.tokens_per_second, gib(r.process));
+}
+
 int run_train(const BenchRuns& o) {
   NIBBLE_CHECK(o.steps > bench::kWarmSteps, kOp,
                "--steps: got {}, expected more than the {} that don't count", o.steps,
@@ -83,7 +89,7 @@ int run_train(const BenchRuns& o) {
                               .least_seconds = o.least_seconds,
                               .steps = o.steps,
                               .folder = scratch.path(),
-                              .each = tell_fault};
+                              .each = tell_run};
   fmt::print("{}; {} steps of {} x {}, {} round{}; medians of the steps after {}\n\n",
              processor_name(device), o.steps, first.trainer.batch * first.trainer.accumulation,
              length_of(first, vocab), o.rounds, o.rounds == 1 ? "" : "s in turn",
