@@ -280,6 +280,16 @@ class Inspect(TrainedCase):
         self.assertEqual([kept[level].get("activations: attn.qkv", 0) for level in kept], [3 * row, 3 * row, 0, 0])
         self.assertAlmostEqual(kept["products"]["activations: blocks"] - kept["sums"]["activations: blocks"], row, delta=row / 10)
 
+    def test_memory_of_a_process(self):
+        """Beside the tensors: more where cuBLASLt multiplies floats, be it in one layer."""
+        def beside(recipe):
+            memory = self.inspect(self.config, "--set", f"recipe={recipe}", "--device", "cuda")["memory"]
+            return round((memory["process"] - 1.01 * memory["peak"]) / 2**20)
+        own = beside("int8,lm_head=on")
+        self.assertGreater(own, 300)
+        for recipe in ("none", "int8", "int8,lm_head=on,layer:blocks.0.mlp.fc1=none", "int8,lm_head=on,wgrad=none", "fp8_tensorwise,lm_head=on"):
+            self.assertEqual(beside(recipe), own + 300, recipe)
+
     def test_memory_is_what_training_takes(self):
         """The peak of real steps by the plan; kernels take a little scratch of their own."""
         settings = ["--set", "model.width=128", "--set", "model.layers=2", "--set", "trainer.steps=3",

@@ -26,13 +26,13 @@ int run_bench_memory(const BenchRuns& o) {
                               .seconds = o.seconds,
                               .folder = scratch.path(),
                               .each = tell_fault};
-  std::vector<std::int64_t> planned;
+  std::vector<MemoryPlan> planned;
   for (const BenchVariant& variant : variants(o)) {
     const train::TrainConfig config = read_variant(o, variant);
     options.contenders.push_back(
         own_run(o, variant, bench::kWarmSteps + 2,
                 scratch.path() / fmt::format("run{}-{{round}}", planned.size())));
-    planned.push_back(plan_memory(config, read_dataset(config.data.path).vocab_size).peak);
+    planned.push_back(plan_memory(config, read_dataset(config.data.path).vocab_size));
   }
   const std::vector<bench::TrainRun> rows = bench::bench_train(options);
   fmt::print(
@@ -45,17 +45,18 @@ int run_bench_memory(const BenchRuns& o) {
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const bench::TrainRun& r = rows[i];
     nlohmann::json row = json_of(r);
-    row["planned_bytes"] = planned[i];
+    row["planned_bytes"] = planned[i].peak;
     row["planned_process_bytes"] = process_memory(planned[i], device);
     out["rows"].push_back(std::move(row));
     faulty |= !r.fault.empty();
     if (!r.fault.empty()) {
-      fmt::print("| {} | {} | failed | - | - | - | - |\n", r.name, gib(planned[i]));
+      fmt::print("| {} | {} | failed | - | - | - | - |\n", r.name, gib(planned[i].peak));
       continue;
     }
     const std::int64_t process = process_memory(planned[i], device);
-    fmt::print("| {} | {} | {} | {} | {} | {} | {} |\n", r.name, gib(planned[i]), gib(r.tensors),
-               off(planned[i], r.tensors), device.is_cuda() ? gib(process) : "-", gib(r.process),
+    fmt::print("| {} | {} | {} | {} | {} | {} | {} |\n", r.name, gib(planned[i].peak),
+               gib(r.tensors), off(planned[i].peak, r.tensors),
+               device.is_cuda() ? gib(process) : "-", gib(r.process),
                device.is_cuda() ? off(process, r.process) : "-");
   }
   return finish(o, out, faulty);

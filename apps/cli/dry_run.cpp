@@ -71,7 +71,7 @@ int dry_run(const train::TrainOptions& options, bool timed) {
   for (const auto& [name, bytes] : plan.categories)
     if (bytes > 0)
       parts += fmt::format("{}{} {}", parts.empty() ? "" : " + ", name, size_text(bytes));
-  const std::int64_t needed = process_memory(plan.peak, options.device);
+  const std::int64_t needed = process_memory(plan, options.device);
   const std::string process =
       needed == plan.peak ? "" : fmt::format("; a process of {}", size_text(needed));
   fmt::print("memory: {} = {}{}; {} available\n", size_text(plan.peak), parts, process,
@@ -87,7 +87,7 @@ int dry_run(const train::TrainOptions& options, bool timed) {
   NIBBLE_CHECK(!available || needed <= *available, "dry-run",
                "memory is short: got {}, needs {}; what would fit: {}", size_text(*available),
                size_text(needed),
-               what_would_fit(config, vocab, tensors_within(*available, options.device)));
+               what_would_fit(config, vocab, tensors_within(*available, plan, options.device)));
   NIBBLE_CHECK(
       files * plan.checkpoint <= space, "dry-run",
       "the disk is too full: got {}, needs {}; a smaller trainer.keep or another --output helps",

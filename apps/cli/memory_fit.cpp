@@ -186,12 +186,12 @@ void check_plan(const train::TrainOptions& options) {
   if (!options.device.is_cuda()) return;
   const auto memory = device_memory(options.device);
   const std::int64_t vocab = read_dataset(options.config.data.path).vocab_size;
-  const std::int64_t needed =
-      process_memory(plan_memory(options.config, vocab).peak, options.device);
+  const MemoryPlan plan = plan_memory(options.config, vocab);
+  const std::int64_t needed = process_memory(plan, options.device);
   if (!memory || needed <= memory->total) return;
   fail("allocate", "memory is short: got the {} of {}, the plan needs {}; what would fit: {}",
        size_text(memory->total), options.device, size_text(needed),
-       what_would_fit(options.config, vocab, tensors_within(memory->total, options.device)));
+       what_would_fit(options.config, vocab, tensors_within(memory->total, plan, options.device)));
 }
 
 void fail_with_what_would_fit(const OutOfMemory& error, const train::TrainOptions& options) {
@@ -200,9 +200,9 @@ void fail_with_what_would_fit(const OutOfMemory& error, const train::TrainOption
   const auto memory = device_memory(device);
   const std::int64_t vocab = read_dataset(options.config.data.path).vocab_size;
   // Where the plan would have called this step possible, at least what was asked for must go.
-  std::int64_t limit = memory ? tensors_within(memory->free, device) : error.in_use();
-  const std::int64_t planned = plan_memory(options.config, vocab).peak;
-  if (planned <= limit) limit = planned - error.shortage().asked;
+  const MemoryPlan plan = plan_memory(options.config, vocab);
+  std::int64_t limit = memory ? tensors_within(memory->free, plan, device) : error.in_use();
+  if (plan.peak <= limit) limit = plan.peak - error.shortage().asked;
   std::string text = fmt::format("{}; what would fit: {}", error.cause(),
                                  what_would_fit(options.config, vocab, limit));
   const auto kept = train::list_checkpoints(options.output / "checkpoints");

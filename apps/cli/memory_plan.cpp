@@ -6,6 +6,7 @@
 #include "apps/train/sample_step.h"
 #include "apps/train/weights.h"
 #include "autograd/context.h"
+#include "nn/layers.h"
 
 namespace nibble::cli {
 namespace {
@@ -34,6 +35,26 @@ void tell_peak(MemoryPlan& plan) {
   std::ranges::sort(plan.modules, std::greater{}, [](const auto& part) { return part.second; });
 }
 
+std::int64_t beside_tensors(const MemoryPlan& plan) {
+  return kGpuContext + (plan.float_products ? kGpuLibrary : 0);
+}
+
+// Our own kernels multiply integers; all else is the library's.
+bool is_float_product(const GemmRecipe& gemm) {
+  const auto is_integer = [](const Encoding& e) { return e.quant && e.quant->format.is_integer(); };
+  return gemm.mode != Mode::Real || !(is_integer(gemm.lhs) || is_integer(gemm.rhs));
+}
+bool has_float_products(LanguageModel& model, const Recipe& recipe) {
+  const auto some = [](const LinearRecipe& r) {
+    return is_float_product(r.fprop) || is_float_product(r.dgrad) || is_float_product(r.wgrad);
+  };
+  bool found = some(recipe.at("lm_head"));
+  for_each_module(model, [&](Module& m) {
+    if (const auto* linear = dynamic_cast<const Linear*>(&m)) found |= some(linear->recipe);
+  });
+  return found;
+}
+
 }  // namespace
 
 std::int64_t MemoryPlan::of(std::string_view category) const {
@@ -42,14 +63,15 @@ std::int64_t MemoryPlan::of(std::string_view category) const {
   return 0;
 }
 
-std::int64_t process_memory(std::int64_t tensors, Device device) {
-  if (!device.is_cuda()) return tensors;
-  return kGpuContext + static_cast<std::int64_t>(static_cast<double>(tensors) * (1 + kGpuSlack));
+std::int64_t process_memory(const MemoryPlan& plan, Device device) {
+  if (!device.is_cuda()) return plan.peak;
+  return beside_tensors(plan) +
+         static_cast<std::int64_t>(static_cast<double>(plan.peak) * (1 + kGpuSlack));
 }
 
-std::int64_t tensors_within(std::int64_t memory, Device device) {
+std::int64_t tensors_within(std::int64_t memory, const MemoryPlan& plan, Device device) {
   if (!device.is_cuda()) return memory;
-  const auto left = static_cast<double>(std::max<std::int64_t>(memory - kGpuContext, 0));
+  const auto left = static_cast<double>(std::max<std::int64_t>(memory - beside_tensors(plan), 0));
   return static_cast<std::int64_t>(left / (1 + kGpuSlack));
 }
 
@@ -59,6 +81,7 @@ MemoryPlan plan_memory(const train::TrainConfig& config, std::int64_t dataset_vo
   const MemoryByModule by_module;
   MemoryPlan plan;
   for (const Parameter* p : parameters(bench.model())) plan.weights += p->numel();
+  plan.float_products = has_float_products(bench.model(), recipes::parse(config.recipe));
   reset_peak_memory(kMeta);
   // Twice: only the second step finds the gradients' buffers already there.
   for (int i = 0; i < 2; ++i) {

@@ -20,6 +20,7 @@ struct MemoryPlan {
   std::int64_t peak = 0;        // of tensors; process_memory() has the rest
   std::int64_t checkpoint = 0;  // size of the file
   std::int64_t weights = 0;     // number of parameters
+  bool float_products = false;  // on a GPU some are cuBLASLt's, which takes memory of its own
   std::int64_t of(std::string_view category) const;
 };
 
@@ -40,13 +41,14 @@ inline constexpr MemoryCategory kMemoryCategories[] = {
 
 // What a process on a GPU has in use beside its tensors at their peak, measured on an H200
 // (tests/bench/results/2026-11-29-memory.md): the CUDA context with a training step's kernels and
-// graph, cuBLASLt's workspace; and of the tensors' peak what lies between blocks.
-inline constexpr std::int64_t kGpuContext = std::int64_t{480} << 20;
+// graph; cuBLASLt's kernels and workspace; and of the tensors' peak what lies between blocks.
+inline constexpr std::int64_t kGpuContext = std::int64_t{390} << 20;
+inline constexpr std::int64_t kGpuLibrary = std::int64_t{300} << 20;
 inline constexpr double kGpuSlack = 0.01;
-// What a process needs for tensors of this peak, and the peak that fits into so much memory. On a
-// CPU both are what they are given.
-std::int64_t process_memory(std::int64_t tensors, Device device);
-std::int64_t tensors_within(std::int64_t memory, Device device);
+// What a process needs for the plan's tensors, and the peak that fits into so much memory where
+// all else is as planned. On a CPU both are what they are given.
+std::int64_t process_memory(const MemoryPlan& plan, Device device);
+std::int64_t tensors_within(std::int64_t memory, const MemoryPlan& plan, Device device);
 
 // Throws Error("dry-run") while tensors on Meta are alive: their bytes would count.
 MemoryPlan plan_memory(const train::TrainConfig& config, std::int64_t dataset_vocab);
