@@ -9,21 +9,13 @@
 
 namespace nibble::cuda::stream_pair {
 
-// A number's place: its bits with the sign at the bottom, less those of the first.
-inline constexpr std::uint32_t kTableFirst = 2 * (109u << 7), kTableEnd = 2 * (131u << 7);
-inline constexpr std::uint32_t kTableEntries = kTableEnd - kTableFirst;
 template <Kind kKind, class T>
 inline constexpr bool kHasTable = sizeof(T) == 2 && kKind == Kind::GeluBackward;
 
 // By all threads of the block.
 __device__ inline void fill_table(std::uint32_t* table) {
-  for (std::uint32_t i = threadIdx.x; i < kTableEntries; i += blockDim.x) {
-    const std::uint32_t at = kTableFirst + i;
-    const float x = std::bit_cast<float>((at >> 1 | at << 15) << 16);
-    // What gelu_tanh_backward multiplies dy by.
-    table[i] = std::bit_cast<std::uint32_t>(
-        scalar::gelu_tanh_slope(x, scalar::sigmoid(scalar::gelu_2u(x))));
-  }
+  for (std::uint32_t i = threadIdx.x; i < kGeluEntries; i += blockDim.x)
+    table[i] = table_entry<true>(i);
 }
 
 template <Kind kKind, class T>
@@ -58,20 +50,20 @@ __device__ void produce(Vector<T, 4> (&y)[N], T* own, const T* dy, bool valid,
     for (std::uint32_t i = 0; i < N; ++i) {
       const auto place = [&](std::uint32_t w) {
         const std::uint32_t at = (w << 1 & 0xfffefffeu) | (w >> 15 & 0x00010001u);
-        constexpr std::uint32_t kBack = (0x10000u - kTableFirst) * 0x10001u;
+        constexpr std::uint32_t kBack = (0x10000u - kGeluFirst) * 0x10001u;
         furthest = __viaddmax_u16x2(at, kBack, furthest);
         return at;
       };
       const auto w = *reinterpret_cast<const uint2*>(own + i * kColumns);
       x[i] = {place(w.x), place(w.y)};
     }
-    if (valid && (furthest & 0xffffu) < kTableEntries && furthest >> 16 < kTableEntries) {
+    if (valid && (furthest & 0xffffu) < kGeluEntries && furthest >> 16 < kGeluEntries) {
       done = true;
 #pragma unroll
       for (std::uint32_t i = 0; i < N; ++i) {
         const auto result = [&](std::uint32_t at, std::uint32_t two) {
-          const std::uint32_t low = table[(at & 0xffffu) - kTableFirst],
-                              high = table[(at >> 16) - kTableFirst];
+          const std::uint32_t low = table[(at & 0xffffu) - kGeluFirst],
+                              high = table[(at >> 16) - kGeluFirst];
           return bf16_pair(std::bit_cast<float>(two << 16) * std::bit_cast<float>(low),
                            std::bit_cast<float>(two & 0xffff0000u) * std::bit_cast<float>(high));
         };

@@ -198,7 +198,7 @@ void launch_pair(Arguments<T>& a) {
   using Form = Groups<T, kRun>;
   const auto kernel = pair_kernel<kKind, kStochastic, T, kRun>;
   constexpr std::size_t kShared =
-      sizeof(Memory<T, kRun>) * Form::kCount + (kHasTable<kKind, T> ? kTableEntries * 4 : 0);
+      sizeof(Memory<T, kRun>) * Form::kCount + (kHasTable<kKind, T> ? kGeluEntries * 4 : 0);
   static_assert(kShared <= 232448);
   NIBBLE_CUDA_CHECK(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
