@@ -27,7 +27,37 @@ Var with_sums(const Var& x) {
   return record<WithSums>({&x}, x.tensor(), [] { return WithSums{}; });
 }
 
+// x, with the sums of its gradient if somebody made them.
+struct ReadsSums {
+  static constexpr const char* name = "reads_sums";
+  Tensor *sums, *gradient;
+  void backward(Grads& g) const {
+    *sums = g.column_sums();
+    *gradient = g.out();
+    g.add(0, g.out());
+  }
+};
+
 }  // namespace
+
+TEST_CASE("tape: GELU makes the sums that the layer before it reads") {
+  for (const DType dtype : {DType::F32, DType::BF16}) {
+    Parameter p(weights({6, 5}));
+    Tape tape;
+    const Tape::Recording recording(tape);
+    const Var x = Var(p) * Var(p);
+    Tensor sums, gradient;
+    const Var h = record<ReadsSums>({&x}, x.tensor().to(dtype), [&] {
+      return ReadsSums{&sums, &gradient};
+    });
+    tape.want_column_sums(h);
+    tape.backward(gelu(h), weights({6, 5}, 4).to(dtype));
+    REQUIRE(sums.defined());
+    Tensor expected = Tensor::zeros({5}, DType::F32);
+    ops::column_sum_into(expected, gradient, false);
+    CHECK(same_bits(sums, expected));
+  }
+}
 
 TEST_CASE("tape: a bias takes the sums that come with its layer's gradient, if that is all of it") {
   Parameter w(weights({5, 3})), bias(weights({5}, 2));

@@ -192,8 +192,10 @@ int compare_layers(const LayerOptions& o) {
                seed);
     print("outputs, forward", report.forward, o.threshold_db);
     print("gradients, backward", report.backward, o.threshold_db);
-    fmt::print("gradient of all parameters, {} numbers: SQNR {} dB, cosine {:.6f}\n",
-               report.gradient.count, decibels(report.gradient), report.gradient.cosine);
+    if (report.gradient.count > 0)
+      fmt::print("gradient of all parameters{}, {} numbers: SQNR {} dB, cosine {:.6f}\n",
+                 report.only_a.empty() && report.only_b.empty() ? "" : " of both",
+                 report.gradient.count, decibels(report.gradient), report.gradient.cosine);
     print_lonely("A", report.only_a);
     print_lonely("B", report.only_b);
   }
@@ -214,7 +216,7 @@ int compare_layers(const LayerOptions& o) {
           {{"forward", first_json(report.forward)}, {"backward", first_json(report.backward)}}},
          {"forward", rows_json(report.forward)},
          {"backward", rows_json(report.backward)},
-         {"gradient", error_json(report.gradient)},
+         {"gradient", report.gradient.count > 0 ? error_json(report.gradient) : Json()},
          {"only_a", report.only_a},
          {"only_b", report.only_b}});
   return 0;

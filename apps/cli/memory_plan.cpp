@@ -39,7 +39,8 @@ std::int64_t beside_tensors(const MemoryPlan& plan) {
   return kGpuContext + (plan.float_products ? kGpuLibrary : 0);
 }
 
-// Our own kernels multiply integers; all else is the library's.
+// Our own kernels multiply integers unless a tuned plan says otherwise, which is not counted; all
+// else is the library's.
 bool is_float_product(const GemmRecipe& gemm) {
   const auto is_integer = [](const Encoding& e) { return e.quant && e.quant->format.is_integer(); };
   return gemm.mode != Mode::Real || !(is_integer(gemm.lhs) || is_integer(gemm.rhs));

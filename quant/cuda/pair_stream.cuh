@@ -10,7 +10,7 @@
 // Moves 2 or 4 bytes an element in and 1 + 1 out, producers 2 or 4 more for each other tensor of
 // theirs; issues about 14 instructions an element, 28 with noise and sums, of some 32 that an H200
 // can while it moves 4 bytes. Measured: 50 to 75 % of a copy's bandwidth, the backward of GELU with
-// noise and sums 61 % (tests/bench/results/2026-11-29-pair.md).
+// noise and sums 62 % (tests/bench/results/2026-11-29-pair.md).
 #pragma once
 
 #include <cooperative_groups.h>

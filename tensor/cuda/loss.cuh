@@ -120,7 +120,7 @@ __device__ Statistics statistics_of(int n, int target, float (&scratch)[3][Tile:
 }
 
 // A row's (softmax − onehot) · factor. Of bf16, e^(x − lse) · |factor| is one power of two whose
-// exponent takes one fma: off by 2^-18 of itself at most while |lse| < 64 and |factor| > 2^-24, by
+// exponent takes one fma: off by 2^-17 of itself at most while |lse| < 64 and |factor| > 2^-24, by
 // 2^-13 up to kMostFolded; other rows take the differences themselves.
 template <class T>
 class Gradient {

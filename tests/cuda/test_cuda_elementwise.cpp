@@ -92,11 +92,12 @@ GPU_TEST("cuda elementwise: GELU by table is bit-equal on every bf16, both ways"
     x.slice(0, i * all.numel(), (i + 1) * all.numel()).copy_from(all);
   x.slice(0, n - kUsual, n).copy_from(uniform({kUsual}, DType::BF16, -9, 9));
   const Tensor dy = uniform({n}, DType::BF16, -3, 3, 2);
-  for (const std::int64_t skip : {0, 8, 1})  // whole vectors, fewer of them, and off 16 bytes
+  // Whole vectors, fewer of them, what is no whole vectors, and whole ones off 16 bytes.
+  for (const auto& [skip, end] : {std::pair{std::int64_t{0}, n}, {8, n}, {1, n}, {1, n - 7}})
     in_lockstep(
         {dy, x},
-        [=](const std::vector<Tensor>& in) {
-          const Tensor d = in[0].slice(0, skip, n), v = in[1].slice(0, skip, n);
+        [skip = skip, end = end](const std::vector<Tensor>& in) {
+          const Tensor d = in[0].slice(0, skip, end), v = in[1].slice(0, skip, end);
           Tensor y = v.clone(), dx = d.clone();  // in place
           NIBBLE_DISPATCH(v.device(), gelu_tanh(y, y));
           NIBBLE_DISPATCH(v.device(), gelu_tanh_backward(dx, dx, v));
