@@ -202,10 +202,9 @@ Var linear(const Var& x, Parameter& weight, Parameter* bias, const LinearRecipe&
   if (tape && out.tracked() && !recipe.keep_output && !f.lhs.custom)
     out.set_remade(remade_output(x, lhs, weight, bias, recipe, {x_key, w_key}, shape));
   const bool trains_bias = bias && bias->requires_grad;
-  std::optional<Wanted> wanted;
   if (tape && out.tracked() && x.tracked() && weight.requires_grad)
-    wanted = wanted_of_gradient(recipe, dy_key, trains_bias);
-  if (wanted) tape->want(out, std::move(*wanted));
+    if (auto wanted = wanted_of_gradient(recipe, dy_key, trains_bias))
+      tape->want(out, std::move(*wanted));
   if (tape && out.tracked() && trains_bias && dtype != DType::F64) tape->want_column_sums(out);
   return out;
 }
