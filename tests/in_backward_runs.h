@@ -11,6 +11,7 @@
 #include "models/gpt2.h"
 #include "optim/adam.h"
 #include "tensor/recorded_work.h"
+#include "tests/in_sample.h"
 
 namespace nibble::testing {
 
@@ -39,10 +40,11 @@ struct InBackwardEnd {
 };
 
 inline InBackwardEnd train_in_backward(const InBackwardCase& c, When when, Device device) {
-  constexpr std::uint32_t kSteps = 5, kBad = 2;
+  constexpr std::uint32_t kBad = 2;
+  const std::uint32_t steps = sampled_count(5, 3);
   const Recipe recipe = recipes::parse(c.recipe);
   Gpt2Config config;
-  config.vocab = 160, config.context = 32, config.layers = 2, config.heads = 2, config.width = 64;
+  config.vocab = 160, config.context = 32, config.layers = sampled_count(2, 1), config.heads = 2, config.width = 64;
   config.token_chunk = 96, config.embedding_dropout = config.residual_dropout = 0.1;
   config.tie_embeddings = c.tied, config.checkpoint_blocks = c.checkpointed;
   config.compute = c.compute;
@@ -76,7 +78,7 @@ inline InBackwardEnd train_in_backward(const InBackwardCase& c, When when, Devic
   if (when == When::Recorded) recorded = std::make_unique<RecordedWork>(device);
   InBackwardEnd end;
   reset_peak_memory(device);
-  for (std::uint32_t step = 0; step < kSteps; ++step) {
+  for (std::uint32_t step = 0; step < steps; ++step) {
     state.begin(step, 3e-3);
     if (step == kBad) state.mark_bad();
     ids.copy_from(Tensor::uniform({4, 32}, 0, 160, RngKey{5, 1 + step}).to(DType::I32).to(device));

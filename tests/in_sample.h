@@ -23,10 +23,10 @@ inline bool in_sample() {
   return (count++ * 2654435761u >> 8) % sampling() == 0;  // in no step with the loops
 }
 
-// Steps of a training that is compared with another one: racecheck takes a second for a few dozen
-// kernels, so that its sample sees the first four steps.
-inline std::uint32_t sampled_steps(std::uint32_t steps) {
-  return sampling() > 16 ? std::min(steps, 4u) : steps;
+// Steps, layers or micro-batches of a training that is compared with another one: racecheck takes a
+// second for a few dozen kernels, so that its sample has at most `few` of them.
+inline std::uint32_t sampled_count(std::uint32_t count, std::uint32_t few) {
+  return sampling() > 16 ? std::min(count, few) : count;
 }
 
 }  // namespace nibble::testing

@@ -2,7 +2,7 @@
 """The baseline control: GPT-2 small on the protocol's corpus, recipes against bf16 in paired seeds, on one GPU.
 
     python3 tests/bench/protocol_control.py --nibble build-cuda/apps/nibble --train corpus_train.jsonl.xz \\
-        --val corpus_val.jsonl.xz --out OUT --seeds 1 2 3 [--minutes 9] [--recipes bf16 int8 ...]
+        --val corpus_val.jsonl.xz --out OUT --seeds 1 2 3 [--minutes 9] [--recipes bf16 int8 NAME=RECIPE ...]
 
 Trains apps/configs/gpt2_protocol.jsonnet (1,526 steps of 32 x 1024 tokens, then the whole validation split) once for
 each seed and recipe, seed by seed, into OUT/RECIPE-SEED. A run that is there and finished is not repeated, and no run is
@@ -92,13 +92,23 @@ def train(args, tokens, recipe, seed):
     return seconds
 
 
+def recipe_argument(text):
+    name, given, recipe = text.partition("=")
+    if given:
+        RECIPES[name] = recipe
+    elif name not in RECIPES:
+        raise argparse.ArgumentTypeError(f"got {text}, expected one of {', '.join(RECIPES)}, or NAME=RECIPE")
+    return name
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nibble", required=True)
     parser.add_argument("--train", required=True, type=pathlib.Path)
     parser.add_argument("--val", required=True, type=pathlib.Path)
     parser.add_argument("--out", required=True, type=pathlib.Path)
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["bf16", "int8", "w8a8g8"])
+    parser.add_argument("--recipes", nargs="+", type=recipe_argument, default=["bf16", "int8", "w8a8g8"],
+                        metavar="NAME[=RECIPE]", help=f"of {', '.join(RECIPES)}, or a new name and its recipe text")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=1526)
     parser.add_argument("--minutes", type=float, default=1e6)

@@ -34,10 +34,10 @@ void disturb(Gpt2& model) {
 Training train(const std::string& recipe_text, const std::string& moments, bool recorded,
                double dropout, bool keep = true, bool checkpoint_blocks = false) {
   constexpr std::uint32_t kMicro = 2;
-  const std::uint32_t steps = sampled_steps(6);
+  const std::uint32_t steps = sampled_count(6, 3);
   const Recipe recipe = recipes::parse(recipe_text);
   Gpt2Config c;
-  c.vocab = 300, c.context = 64, c.layers = 2, c.heads = 2, c.width = 128;
+  c.vocab = 300, c.context = 64, c.layers = sampled_count(2, 1), c.heads = 2, c.width = 128;
   c.compute = DType::BF16, c.token_chunk = 128, c.checkpoint_blocks = checkpoint_blocks;
   c.embedding_dropout = c.attention_dropout = c.residual_dropout = dropout;
   Gpt2 model(c, recipe, 42, kGpu);
