@@ -148,7 +148,8 @@ TEST_CASE("quant formats: code books take the nearest value, the lower one on a 
 }
 
 TEST_CASE("quant formats: stochastic code books keep the mean and stay on values") {
-  const CodeBook& book = Format::dynamic8().book();
+  const Format format = Format::dynamic8();
+  const CodeBook& book = format.book();
   const auto size = static_cast<std::uint32_t>(book.values.size());
   for (std::uint32_t c = 0; c + 1 < size; c += 5)
     for (const float part : {0.0f, 0.125f, 0.5f, 0.75f}) {
