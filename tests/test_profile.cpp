@@ -85,6 +85,8 @@ TEST_CASE("profile: classes by function, by functor and of libraries") {
      KernelClass::Norm);
   is((fold + "nibble::cuda::Store<float> >(float const*)").c_str(), KernelClass::Reduction);
   is("nvjet_tst_192x192_64x4_2x1_v_bz_coopB_TNN", KernelClass::FloatProduct);
+  is("void cutlass::Kernel2<cutlass_80_simt_sgemm_64x64_8x5_nn_align1>(Params)",
+     KernelClass::FloatProduct);
   is("nvjet_qqtst_128x256_128x6_2x1_v_bz_TNT", KernelClass::Fp8Product);
   is("cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16_knob_5", KernelClass::Attention);
   is("void cudnn::fusion::compute_dot_do_o_specialized<true>(int)", KernelClass::Attention);

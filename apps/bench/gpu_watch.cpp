@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <fstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "apps/bench/median.h"
@@ -38,6 +40,12 @@ GpuWatch::GpuWatch(Device device, std::filesystem::path file) : file_(std::move(
                                  "--query-gpu=clocks.sm,power.draw,memory.used",
                                  "--format=csv,noheader,nounits", "--loop-ms=200"},
         file_, file_.string() + ".err");
+    // It may take longer to start than a short run to end.
+    std::error_code error;
+    for (int i = 0; i < 100 && !process_->poll(); ++i) {
+      if (std::filesystem::file_size(file_, error) > 0 && !error) break;
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    }
   } catch (const Error&) {
     // Without it the columns stay empty.
   }

@@ -15,7 +15,8 @@ struct GpuState {
   int samples = 0;                  // 0: nothing is known
 };
 
-// Samples every 200 ms until it ends; does nothing on a CPU or where there is no nvidia-smi.
+// Samples every 200 ms until it ends, the first one when it is made (5 s at most); does nothing on
+// a CPU or where there is no nvidia-smi.
 class GpuWatch {
  public:
   GpuWatch(Device device, std::filesystem::path file);

@@ -23,7 +23,7 @@ constexpr Rule kRules[] = {
     {"*", "*xmma_gemm*e4m3*", Fp8Product},
     {"*", "*xmma_gemm*", FloatProduct},
     {"*splitKreduce*", "*", FloatProduct},
-    {"*gemm*", "*cutlass*", FloatProduct},
+    {"*", "*cutlass*gemm*", FloatProduct},
     {"*gemv*", "*", FloatProduct},
     // Products, with what prepares and scales them.
     {"whole_kernel", "*", IntProduct},
