@@ -85,12 +85,15 @@ struct Adam {
         rate(mul(s.lr, correction1)) {}
 
   NIBBLE_HD void operator()(float& w, float& m, float& v, float gradient) const {
+    moments(m, v, gradient);
+    w = sub(mul(w, decay), div(mul(rate, m), divisor_of(root(v))));
+  }
+  NIBBLE_HD void moments(float& m, float& v, float gradient) const {
     const float g = mul(clip, gradient);
     m = add(m, mul(one_b1, sub(g, m)));
     v = add(mul(beta2, v), mul(mul(one_b2, g), g));
-    const float step = div(mul(rate, m), add(mul(root(v), correction2), epsilon));
-    w = sub(mul(w, decay), step);
   }
+  NIBBLE_HD float divisor_of(float root_v) const { return add(mul(root_v, correction2), epsilon); }
 };
 
 struct Sgd {

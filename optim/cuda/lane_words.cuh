@@ -64,7 +64,7 @@ __device__ void store_words(void* to, const Raw& from, Extent<kVectors> bytes) {
 }
 
 template <bool kVectors>
-__device__ void load_values(Raw& to, const void* from, std::int64_t at, bool bf16,
+__device__ void load_values(Raw& to, const void* from, std::uint64_t at, bool bf16,
                             Extent<kVectors> n) {
   if (bf16)
     load_words<4>(to, static_cast<const bfloat16*>(from) + at,
@@ -80,14 +80,14 @@ __device__ inline void values_of(const Raw& from, bool bf16, float (&x)[8]) {
   }
 }
 template <bool kVectors>
-__device__ void store_f32(void* to, std::int64_t at, const float (&x)[8], Extent<kVectors> n) {
+__device__ void store_f32(void* to, std::uint64_t at, const float (&x)[8], Extent<kVectors> n) {
   Raw raw;
 #pragma unroll
   for (int j = 0; j < 8; ++j) raw.w[j] = std::bit_cast<std::uint32_t>(x[j]);
   store_words<8>(static_cast<float*>(to) + at, raw, Extent<kVectors>{4 * n.count, n.whole});
 }
 template <bool kVectors>
-__device__ void store_bf16(void* to, std::int64_t at, const bfloat16 (&x)[8], Extent<kVectors> n) {
+__device__ void store_bf16(void* to, std::uint64_t at, const bfloat16 (&x)[8], Extent<kVectors> n) {
   Raw raw;
 #pragma unroll
   for (int j = 0; j < 4; ++j)
@@ -96,7 +96,7 @@ __device__ void store_bf16(void* to, std::int64_t at, const bfloat16 (&x)[8], Ex
 }
 
 template <bool kVectors>
-__device__ void store_values(void* to, std::int64_t at, const float (&x)[8], bool bf16,
+__device__ void store_values(void* to, std::uint64_t at, const float (&x)[8], bool bf16,
                              Extent<kVectors> n) {
   if (!bf16) return store_f32(to, at, x, n);
   bfloat16 y[8];
@@ -106,10 +106,10 @@ __device__ void store_values(void* to, std::int64_t at, const float (&x)[8], boo
 }
 
 // The draws of elements at … at + 7 of a stream.
-__device__ inline void draw(const RngKey& draws, std::uint32_t site, std::int64_t at,
+__device__ inline void draw(const RngKey& draws, std::uint32_t site, std::uint64_t at,
                             std::uint32_t (&noise)[4]) {
   const Draws16 stream({draws.seed, site, nullptr}, draws.step_value());
-  const auto block = static_cast<std::uint64_t>(at) >> 3;
+  const auto block = at >> 3;
   const auto skip = static_cast<unsigned>(at & 7);
   const Philox first = stream.block(block);
   if (skip == 0) {

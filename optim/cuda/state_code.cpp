@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <limits>
 
 namespace nibble::cuda {
@@ -11,6 +12,18 @@ std::int32_t bucket_of(float magnitude) {
   return static_cast<std::int32_t>((std::bit_cast<std::uint32_t>(magnitude) & 0x7fffffffu) >> 16);
 }
 
+// How many floats two bounds keep between them and their buckets' edges, at least.
+constexpr std::uint32_t kApart = 16;
+
+bool is_below_edge(float x) {
+  return (std::bit_cast<std::uint32_t>(x) & 0xffffu) < 0x10000u - kApart;
+}
+bool are_apart(float a, float b) {
+  if (std::abs(bucket_of(a) - bucket_of(b)) != 1) return true;
+  const auto [low, high] = std::minmax(std::abs(a), std::abs(b));
+  return is_below_edge(low) && (std::bit_cast<std::uint32_t>(high) & 0xffffu) >= kApart;
+}
+
 BookSearch search_of(const CodeBook& book) {
   BookSearch s{};
   std::ranges::fill(s.bounds, std::numeric_limits<float>::infinity());
@@ -18,12 +31,15 @@ BookSearch search_of(const CodeBook& book) {
   s.size = static_cast<std::uint32_t>(book.values.size());
   s.low = bucket_of(book.bounds.front()), s.high = s.low;
   bool alone = true;
+  s.apart = true;
   for (std::size_t i = 0; i < book.bounds.size(); ++i) {
     s.low = std::min(s.low, bucket_of(book.bounds[i]));
     s.high = std::max(s.high, bucket_of(book.bounds[i]));
-    if (i > 0)
-      alone = alone && codec::book_bucket(book.bounds[i - 1]) != codec::book_bucket(book.bounds[i]);
+    if (i == 0) continue;
+    alone = alone && codec::book_bucket(book.bounds[i - 1]) != codec::book_bucket(book.bounds[i]);
+    s.apart = s.apart && are_apart(book.bounds[i - 1], book.bounds[i]);
   }
+  s.apart = s.apart && is_below_edge(book.bounds.front()) && is_below_edge(book.bounds.back());
   // The outermost buckets hold no bound: they stand for all beyond.
   --s.low, ++s.high;
   s.side = static_cast<std::uint32_t>(s.high - s.low + 1);

@@ -2,6 +2,7 @@
 // quant/cuda (and of the CPU): the scalar code is quant/codec.h's.
 #pragma once
 
+#include "optim/cuda/adam_vector.cuh"
 #include "optim/cuda/state_code.h"
 #include "tensor/cuda/common.cuh"
 
@@ -18,7 +19,8 @@ struct StateFacts {
 enum class Known : std::uint8_t {
   Nothing,
   Values,
-  // A byte a code, to the nearest, window search, quotients, f32 scales.
+  // A byte a code, to the nearest, window search, quotients, f32 scales that are largest
+  // magnitudes.
   SignedBook,
   UnsignedBook,
 };
@@ -36,7 +38,9 @@ __device__ StateFacts facts_of(const StateCode& c) {
 // Tables of a StateCode in shared memory.
 struct StateTables {
   float values[256], bounds[256];
-  std::uint32_t entries[1];  // book.entries() of them: start << 16 | (0xffff − low half of a bound)
+  // book.entries() of them: start << 16 | (0xffff − low half of a bound), less the bucket's own
+  // bits (for negative values, whose bits count down: less their complement's).
+  std::uint32_t entries[1];
 
   NIBBLE_HD static std::size_t bytes(const StateCode& c) {
     return c.kind == StateCode::Kind::Int
@@ -65,7 +69,11 @@ __device__ inline void prepare(const StateCode& c, StateTables& t) {
     const std::uint32_t bits = std::bit_cast<std::uint32_t>(next);
     const bool inside = bits >> 16 == (bucket | (negative ? 0x8000u : 0u));
     const std::uint32_t half = (negative ? ~bits : bits) & 0xffffu;
-    t.entries[i] = start << 16 | (inside ? 0xffffu - half : 0u);
+    // Beyond all bounds come values of less than half a bucket: none may seem close to one.
+    const bool outermost = bucket == static_cast<std::uint32_t>(c.book.high);
+    const std::uint32_t rest = !outermost ? 0u : negative ? 0u - 0x8000u : 0x8000u;
+    const std::uint32_t own = negative ? 0xffffu - bucket : bucket;
+    t.entries[i] = (start << 16) + (inside ? 0xffffu - half : rest) - (own << 16);
   }
 }
 
@@ -142,23 +150,51 @@ __device__ inline std::uint32_t draw_of(const std::uint32_t (&noise)[4], unsigne
   return noise[j >> 1] >> (16 * (j & 1)) & 0xffffu;
 }
 
+// What stands for all values beyond the bounds.
+__device__ inline float window_top(const BookSearch& book) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(book.high) << 16 | 0x4000u);
+}
+// A value's code, and in the low half how far it lies above its bucket's bound, less 1: the low
+// halves' sum carries into the code. |y| is below window_top where not `clamps`.
+__device__ inline std::uint32_t look_up(const StateFacts& f, const BookSearch& book,
+                                        const StateTables& t, float y, bool clamps) {
+  // The middle of the lowest bucket. Without negative bounds whatever is negative lies below it.
+  const auto least = std::bit_cast<float>(static_cast<std::uint32_t>(book.low) << 16 | 0x8000u);
+  float inside = fmaxf(f.negative ? fabsf(y) : y, least);
+  if (clamps) inside = fminf(inside, window_top(book));
+  const auto bits = std::bit_cast<std::uint32_t>(inside);
+  const std::uint32_t sign =
+      f.negative ? static_cast<std::uint32_t>(std::bit_cast<std::int32_t>(y) >> 31) : 0u;
+  const std::uint32_t* const entries = t.entries - book.low;
+  return entries[(bits >> 16) + (sign & book.side)] + (bits ^ sign);
+}
+
+// In the high halves of `sums` the codes of x by products with the inverse of the step, which lie
+// at most three floats off the quotients. False: a bound may lie between the two.
+__device__ inline bool search_products(const StateFacts& f, const BookSearch& book,
+                                       const StateTables& t, const float (&x)[8], float step,
+                                       std::uint32_t most, std::uint32_t (&sums)[8]) {
+  if (!(step >= 0x1p-96f && step <= 0x1p96f)) return false;
+  const float inverse = moderate_inverse(step);
+  if (!(codec::mul(std::bit_cast<float>(most), inverse) < window_top(book))) return false;
+  std::uint32_t nearest = ~0u;
+  constexpr std::uint32_t kNear = 3;
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    sums[j] = look_up(f, book, t, codec::mul(x[j], inverse), false);
+    if (j % 2 == 1)
+      nearest =
+          __viaddmin_u16x2(__byte_perm(sums[j - 1], sums[j], 0x5410), kNear << 16 | kNear, nearest);
+  }
+  return ::min(nearest & 0xffffu, nearest >> 16) >= 2 * kNear;
+}
+
 // Codes of a book, a number each.
 __device__ inline void search(const StateFacts& f, const BookSearch& book, const StateTables& t,
                               const float (&y)[8], bool finite, std::uint32_t (&codes)[8]) {
   if (f.window) {
-    const std::uint32_t side = f.negative ? book.side : 0u;
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const auto u = std::bit_cast<std::int32_t>(y[j]);
-      const std::int32_t sign = u >> 31;
-      // Without negative bounds whatever is negative lies below the window.
-      std::int32_t bucket = f.negative ? u >> 16 & 0x7fff : u >> 16;
-      bucket = ::min(::max(bucket, book.low), book.high) - book.low;
-      const std::uint32_t entry =
-          t.entries[static_cast<std::uint32_t>(bucket) + (static_cast<std::uint32_t>(sign) & side)];
-      // The low halves' sum carries into the code when y lies above the bucket's bound.
-      codes[j] = (entry + (static_cast<std::uint32_t>(u ^ sign) & 0xffffu)) >> 16;
-    }
+    for (int j = 0; j < 8; ++j) codes[j] = look_up(f, book, t, y[j], true) >> 16;
   } else {
 #pragma unroll
     for (int j = 0; j < 8; ++j) codes[j] = 0;
@@ -174,12 +210,16 @@ __device__ inline void search(const StateFacts& f, const BookSearch& book, const
 }
 
 // The codes of x, a byte each. `noise`: eight draws, for stochastic specs.
-__device__ inline uint2 encode(const StateFacts& f, const StateCode& c, const StateTables& t,
-                               const float (&x)[8], float step, std::uint32_t most,
-                               const std::uint32_t (&noise)[4]) {
+template <Known kKnown>
+__device__ uint2 encode(const StateFacts& f, const StateCode& c, const StateTables& t,
+                        const float (&x)[8], float step, std::uint32_t most,
+                        const std::uint32_t (&noise)[4]) {
+  std::uint32_t codes[8];
+  if constexpr (kKnown == Known::SignedBook || kKnown == Known::UnsignedBook)
+    if (search_products(f, c.book, t, x, step, most, codes))
+      return {join_bytes<2>(codes), join_bytes<2>(codes + 4)};
   float y[8];
   const bool finite = divide(f, x, step, most, y);
-  std::uint32_t codes[8];
   switch (f.kind) {
     case StateCode::Kind::Int:
       if (f.stochastic) {
@@ -216,15 +256,22 @@ __device__ inline std::uint32_t largest(std::uint32_t most, std::uint32_t lanes)
 }
 
 // Stored scales as steps, and from the largest magnitude to the step that its stored form means.
-__device__ inline float load_step(ScaleType type, const void* scales, std::int64_t i) {
+__device__ inline float load_step(ScaleType type, const void* scales, std::uint64_t i) {
   switch (type) {
     case ScaleType::BF16: return to_float(static_cast<const bfloat16*>(scales)[i]);
     case ScaleType::E8M0: return codec::decode_e8m0(static_cast<const std::uint8_t*>(scales)[i]);
     default: return static_cast<const float*>(scales)[i];
   }
 }
-__device__ inline float store_step(ScaleType type, const StateCode& c, void* scales, std::int64_t i,
-                                   std::uint32_t most, bool stores) {
+template <Known kKnown>
+__device__ float store_step(ScaleType type, const StateCode& c, void* scales, std::uint64_t i,
+                            std::uint32_t most, bool stores) {
+  if constexpr (kKnown == Known::SignedBook || kKnown == Known::UnsignedBook) {
+    const auto magnitude = std::bit_cast<float>(most);
+    const float step = codec::one_nan(magnitude < c.step.floor ? c.step.floor : magnitude);
+    if (stores) static_cast<float*>(scales)[i] = step;
+    return step;
+  }
   const float step =
       c.step.step(c.range.of_largest(std::bit_cast<float>(most)), 0.0f, c.step.least(0.0f));
   const auto put = [&](auto form) {

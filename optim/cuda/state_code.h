@@ -20,6 +20,7 @@ struct BookSearch {
   std::int32_t low, high;  // buckets of magnitudes from below the least bound to above the largest
   std::uint32_t side;      // entries of each sign; those of negative values follow
   bool has_window, has_negative;
+  bool apart;  // a value near a bucket's edge has at most one bound near it
 
   NIBBLE_HD std::uint32_t entries() const { return has_window ? side * (has_negative ? 2 : 1) : 0; }
 };
@@ -42,9 +43,14 @@ struct StateCode {
   float values[256] = {};  // of a float's or a book's codes
 
   explicit StateCode(const std::optional<QuantSpec>& spec);
+  // The step is the largest magnitude, or the floor where that is more.
+  bool has_plain_step() const {
+    return range.kind == Calibration::Kind::AbsMax && range.value == 1 && !range.bf16 &&
+           step.parts == 1 && !step.bf16 && !step.relative && scale == ScaleType::F32;
+  }
   bool is_plain_book(bool with_negative) const {
     return coded && book.has_negative == with_negative && kind == Kind::Book && !packed &&
-           !stochastic && !reciprocal && book.has_window && scale == ScaleType::F32;
+           !stochastic && !reciprocal && book.has_window && book.apart && has_plain_step();
   }
 };
 

@@ -41,11 +41,10 @@ struct RowUnit {
   const StateTables &m_tables, &v_tables;
 
   // New values of a unit, and those of its moments where `stores`; the largest magnitude's bits.
-  __device__ std::uint32_t operator()(const RowSegment& s, const Here& p,
-                                      const update::Adam& element, float step, bool stores,
-                                      float (&w)[kEach][8]) const {
-    State<kEach, kM, kVectors> m_state(work.codes[0], m_tables, p, s.bf16_states[0]);
-    State<kEach, kV, kVectors> v_state(work.codes[1], v_tables, p, s.bf16_states[1]);
+  __device__ std::uint32_t operator()(const RowSegment& s, const Here& p, const AdamVector& element,
+                                      float step, bool stores, float (&w)[kEach][8]) const {
+    State<kEach, kM, kVectors> m_state(work.codes[0], m_tables, p, s, 0);
+    State<kEach, kV, kVectors> v_state(work.codes[1], v_tables, p, s, 1);
     Raw codes[kEach], raw_g[kEach];
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
@@ -64,12 +63,12 @@ struct RowUnit {
       values_of(raw_g[e], s.bf16_gradient, g);
       m_state.decode(e, m[e]);
       v_state.decode(e, v[e]);
+      const MostOfMoments of = element(w[e], m[e], v[e], g, p.n[e].count > 0);
+      m_state.most[e] = of.m, v_state.most[e] = of.v;
 #pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        element(w[e][j], m[e][j], v[e][j], g[j]);
+      for (int j = 0; j < 8; ++j)
         if (kVectors ? p.n[e].whole : j < p.n[e].count)
           most = ::max(most, std::bit_cast<std::uint32_t>(w[e][j]) & 0x7fffffffu);
-      }
     }
     if (stores) {
       m_state.store(s.states[0], s.scales[0], work.draws, s.sites[0], m);
@@ -126,9 +125,9 @@ __global__ void __launch_bounds__(kMostThreads) rows_kernel(const __grid_constan
   for (std::uint32_t at = blockIdx.x; at < work.rows; at += gridDim.x) {
     while (own + 1 < work.count && at >= work.segments[own + 1].first_unit) ++own;
     const RowSegment& s = work.segments[own];
-    const std::int64_t row = at - s.first_unit;
-    const update::Adam element(work.rule, {s.group, *work.step}, work.corrections[0],
-                               work.corrections[1]);
+    const std::uint32_t row = at - s.first_unit;
+    const AdamVector element(
+        {work.rule, {s.group, *work.step}, work.corrections[0], work.corrections[1]});
     const float before = s.weight_scales[row];
     std::uint32_t most = 0;
     for (std::uint32_t across = warp; across < s.units_across; across += warps) {
@@ -143,8 +142,8 @@ __global__ void __launch_bounds__(kMostThreads) rows_kernel(const __grid_constan
       }
     }
     most = block_largest(most, most_of_warp);
-    const float step =
-        store_step(ScaleType::F32, work.weight, s.weight_scales, row, most, threadIdx.x == 0);
+    const float step = store_step<Known::Nothing>(ScaleType::F32, work.weight, s.weight_scales, row,
+                                                  most, threadIdx.x == 0);
     for (std::uint32_t across = warp; across < s.units_across; across += warps) {
       const Place<kEach, kVectors> p(s, row, across);
       float w[kEach][8];
@@ -160,7 +159,8 @@ __global__ void __launch_bounds__(kMostThreads) rows_kernel(const __grid_constan
       for (int e = 0; e < kEach; ++e) {
         std::uint32_t noise[4] = {};
         if (facts.stochastic) draw(work.draws, s.weight_site, p.at[e], noise);
-        const uint2 codes = cuda::encode(facts, work.weight, m_tables, w[e], step, most, noise);
+        const uint2 codes =
+            cuda::encode<Known::Nothing>(facts, work.weight, m_tables, w[e], step, most, noise);
         Raw out;
         out.w[0] = codes.x, out.w[1] = codes.y;
         store_words<2>(static_cast<std::uint8_t*>(s.weight) + p.at[e], out, p.n[e]);

@@ -12,8 +12,13 @@ struct Segment {
   void *weight, *states[2], *scales[2];  // no scales: values
   const void* gradient;
   GroupRule group;
-  std::int64_t rows, cols;  // all in one row where no group would cross from one to the next
+  // All in one row where no group would cross from one to the next; columns of first_col to
+  // end_col.
+  std::uint32_t rows, cols, first_col, end_col;
+  std::uint32_t groups_across[2];
   std::uint32_t first_unit, units_across;
+  std::uint32_t inverse;  // of units_across: ⌈2^32 / units_across⌉ where that divides well, else 0
+  std::uint32_t log_rows;  // of a unit: more than one where they are short
   std::uint32_t weight_site, sites[2];
   bool bf16_weight, bf16_gradient, bf16_states[2], vectors;
 };
@@ -23,7 +28,7 @@ inline Segment segment_of(StoredUpdate& u, bool joins) {
   Segment s{};
   s.weight = u.weight.raw(), s.gradient = u.gradient.raw();
   s.group = u.group;
-  s.rows = u.weight.size(0), s.cols = u.weight.size(1);
+  std::int64_t rows = u.weight.size(0), cols = u.weight.size(1);
   s.bf16_weight = u.weight.dtype() == DType::BF16;
   s.bf16_gradient = u.gradient.dtype() == DType::BF16;
   s.weight_site = u.weight_site;
@@ -35,12 +40,21 @@ inline Segment segment_of(StoredUpdate& u, bool joins) {
     aligned = aligned && is_aligned(s.states[i], 16);
     if (state.spec) {
       s.scales[i] = state.scales.raw();
-      one_row = one_row && s.cols % state.spec->tile.cols == 0;
+      one_row = one_row && cols % state.spec->tile.cols == 0;
     } else {
       s.bf16_states[i] = state.values.dtype() == DType::BF16;
     }
   }
-  if (joins && one_row) s.cols *= s.rows, s.rows = 1;
+  constexpr std::int64_t kMost = (std::int64_t{1} << 32) - 1024;
+  if (joins && one_row && cols * rows < kMost) cols *= rows, rows = 1;
+  NIBBLE_CHECK(rows < kMost && cols < kMost, "adam",
+               "got a parameter [{}, {}] on a GPU, expected fewer than 2^32 rows and columns", rows,
+               cols);
+  s.rows = static_cast<std::uint32_t>(rows);
+  s.cols = s.end_col = static_cast<std::uint32_t>(cols);
+  for (std::size_t i = 0; i < 2; ++i)
+    if (u.states[i].spec)
+      s.groups_across[i] = static_cast<std::uint32_t>(ceil_div(cols, u.states[i].spec->tile.cols));
   s.vectors = aligned && s.cols % 8 == 0;
   return s;
 }
@@ -48,20 +62,25 @@ inline Segment segment_of(StoredUpdate& u, bool joins) {
 // A warp's share of a step: kEach vectors of eight elements a lane, side by side in a row.
 template <int kEach, bool kVectors>
 struct Place {
-  std::int64_t row, cols, col[kEach], at[kEach];
+  std::uint32_t row, cols, col[kEach];
+  std::uint32_t lanes;  // of a row
+  std::uint64_t at[kEach];
   Extent<kVectors> n[kEach];
 
-  // Unit `across` of a row.
-  __device__ Place(const Segment& s, std::int64_t in_row, std::uint32_t across)
-      : row(in_row), cols(s.cols) {
+  // Unit `across` of rows.
+  __device__ Place(const Segment& s, std::uint32_t rows, std::uint32_t across)
+      : row((rows << s.log_rows) + (threadIdx.x % kWarp << s.log_rows) / kWarp),
+        cols(s.cols),
+        lanes(kWarp >> s.log_rows) {
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
-      col[e] = (std::int64_t{across} * kEach + e) * 256 + threadIdx.x % kWarp * 8;
-      at[e] = row * cols + col[e];
-      const std::int64_t left = cols - col[e];
-      const bool some = left > 0;
-      n[e].count = left >= 8 || (kVectors && some) ? 8 : some ? static_cast<int>(left) : 0;
-      n[e].whole = kVectors ? some : s.vectors && left >= 8;
+      col[e] = s.first_col + (across * kEach + static_cast<unsigned>(e)) * 256 +
+               (threadIdx.x % kWarp & (lanes - 1)) * 8;
+      at[e] = std::uint64_t{row} * cols + col[e];
+      const bool some = row < s.rows && col[e] < s.end_col;
+      const std::uint32_t left = s.end_col - col[e];
+      n[e].count = !some ? 0 : kVectors || left >= 8 ? 8 : static_cast<int>(left);
+      n[e].whole = kVectors ? some : some && s.vectors && left >= 8;
     }
   }
 };
@@ -75,20 +94,27 @@ struct State {
   const StateFacts f;
   const Here& p;
   bool bf16;  // values
+  std::uint32_t groups_across;
   Raw raw[kEach];
   float step[kEach];
+  std::uint32_t most[kEach];  // bits of the largest magnitude of new values: a lane's
 
   __device__ State(const StateCode& code, const StateTables& tables, const Here& place,
-                   bool is_bf16)
-      : c(code), t(tables), f(facts_of<kKnown>(code)), p(place), bf16(is_bf16) {}
+                   const Segment& s, int state)
+      : c(code),
+        t(tables),
+        f(facts_of<kKnown>(code)),
+        p(place),
+        bf16(s.bf16_states[state]),
+        groups_across(s.groups_across[state]) {}
 
-  __device__ std::int64_t scale_at(int e) const {
-    const std::int64_t across = (p.cols + (1 << c.log_group) - 1) >> c.log_group;
-    return p.row * across + (p.col[e] >> c.log_group);
+  __device__ std::uint64_t scale_at(int e) const {
+    return std::uint64_t{p.row} * groups_across + (p.col[e] >> c.log_group);
   }
   template <class Byte>
   __device__ Byte* codes_at(Byte* codes, int e) const {
-    return f.packed ? codes + p.row * ((p.cols + 1) / 2) + p.col[e] / 2 : codes + p.at[e];
+    return f.packed ? codes + std::uint64_t{p.row} * ((p.cols + 1) / 2) + p.col[e] / 2
+                    : codes + p.at[e];
   }
   __device__ Extent<kVectors> packed_bytes(int e) const {
     return {(p.n[e].count + 1) / 2, p.n[e].whole};
@@ -113,37 +139,35 @@ struct State {
     if (!f.coded) return values_of(raw[e], bf16, x);
     cuda::decode(f, c, t, f.packed ? widen_nibbles(raw[e].w[0]) : uint2{raw[e].w[0], raw[e].w[1]},
                  step[e], x);
-    if (p.n[e].count >= 8) return;
+    if constexpr (!kVectors) {  // else a lane without elements has a step of 0
 #pragma unroll
-    for (int j = 0; j < 8; ++j)
-      if (j >= p.n[e].count) x[j] = 0;  // whatever code 0 means
+      for (int j = 0; j < 8; ++j)
+        if (j >= p.n[e].count) x[j] = 0;  // whatever code 0 means
+    }
   }
   __device__ void store(void* to, void* scales, const RngKey& draws, std::uint32_t site,
-                        const float (&x)[kEach][8]) const {
+                        const float (&x)[kEach][8]) {
     if (!f.coded) {
 #pragma unroll
       for (int e = 0; e < kEach; ++e) store_values(to, p.at[e], x[e], bf16, p.n[e]);
       return;
     }
-    std::uint32_t most[kEach], joined = 0;
+    std::uint32_t joined = 0;
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
-      most[e] = 0;
-#pragma unroll
-      for (int j = 0; j < 8; ++j)
-        most[e] = ::max(most[e], std::bit_cast<std::uint32_t>(x[e][j]) & 0x7fffffffu);
-      most[e] = largest(most[e], c.lanes);
+      most[e] = largest(most[e], ::min(c.lanes, p.lanes));
       joined = ::max(joined, most[e]);
     }
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
       if (kEach > 1 && c.lanes > kWarp) most[e] = joined;
-      const bool first = (threadIdx.x % kWarp & (c.lanes - 1)) == 0 && (c.lanes <= kWarp || e == 0);
+      const bool first = (p.col[e] & ((1 << c.log_group) - 1)) == 0;
       const float own =
-          store_step(f.scale, c, scales, scale_at(e), most[e], first && p.n[e].count > 0);
+          store_step<kKnown>(f.scale, c, scales, scale_at(e), most[e], first && p.n[e].count > 0);
       std::uint32_t noise[4] = {};
       if (f.stochastic) draw(draws, site, p.at[e], noise);
-      store_codes(static_cast<std::uint8_t*>(to), e, encode(f, c, t, x[e], own, most[e], noise));
+      store_codes(static_cast<std::uint8_t*>(to), e,
+                  encode<kKnown>(f, c, t, x[e], own, most[e], noise));
     }
   }
   __device__ void store_codes(std::uint8_t* to, int e, uint2 bytes) const {

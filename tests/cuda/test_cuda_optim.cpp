@@ -44,7 +44,7 @@ class ChainAdamW : public AdamW {
 
 // Tails of groups and of vectors, rows that begin anywhere, vectors, states that stay in f32, and
 // a row that no shared memory holds.
-const std::vector<Shape> kShapes{{96, 160}, {48, 1600}, {40, 301}, {5000},    {33},
+const std::vector<Shape> kShapes{{96, 160}, {47, 1600}, {40, 301}, {5000},    {33},
                                  {70, 512}, {4, 4104},  {3, 2049}, {2, 60000}};
 
 using Named = std::vector<std::pair<std::string, Tensor>>;
@@ -196,6 +196,58 @@ GPU_TEST("cuda optim: codes of moments are those of the quantizer for any number
           kGpu, adam_stored(all, AdamRule{0, 0.9f, 1e-8f}, state.scalars(), corrections, RngKey{}));
       check_bits(expected.payload(), m.payload());
       check_bits(expected.scales(), m.scales());
+    }
+  }
+}
+
+// The kernel of two books: with β₁ = β₂ = 0 the moments are the gradient and its square. Groups of
+// any largest value, with each bound's neighbours in both.
+GPU_TEST("cuda optim: codes of two books' moments are those of the quantizer for any number") {
+  const QuantSpec specs[] = {parse_spec("dyn8:group256"), parse_spec("dynu8:group256")};
+  for (std::uint32_t part = 0; part < 8; ++part) {
+    if (part > 0 && !in_sample()) continue;
+    constexpr std::int64_t kGroups = 1 << 13;
+    Tensor g = uniform({kGroups, 256}, DType::F32, -1, 1, 400 + part);
+    const Tensor largest = uniform({kGroups}, DType::F32, 1, 2, 500 + part);
+    float* const p = g.data<float>();
+    for (std::int64_t i = 0; i < kGroups; ++i) {
+      float* const group = p + i * 256;
+      const float most =
+          std::ldexp(largest.data<float>()[i], part % 2 ? static_cast<int>(i % 60) - 30 : 0);
+      for (std::int64_t j = 1; j < 256; ++j) {
+        const QuantSpec& spec = specs[i % 2];
+        const float bound = spec.format.book().bounds[static_cast<std::size_t>(j - 1)];
+        float y = i % 3 == 2 ? group[j] * most : (i % 2 ? std::sqrt(bound) : bound) * most;
+        for (std::int64_t k = 0; i % 3 < 2 && k < i / 6 % 5; ++k)
+          y = std::nextafter(y, i / 30 % 2 ? 4 * most : -4 * most);
+        group[j] = y;
+      }
+      group[0] = most;
+    }
+    Tensor squares = g.clone();
+    for (std::int64_t i = 0; i < g.numel(); ++i) squares.data<float>()[i] *= p[i];
+    StoredUpdate u{.weight = Tensor::zeros(g.shape(), DType::F32, kGpu),
+                   .weight_scales = {},
+                   .weight_spec = {},
+                   .gradient = g.to(kGpu),
+                   .states = {},
+                   .group = {}};
+    std::vector<QTensor> moments;
+    for (const QuantSpec& spec : specs) {
+      moments.push_back(quantize(Tensor::zeros(g.shape(), DType::F32, kGpu), spec));
+      u.states.push_back(
+          {.values = moments.back().payload(), .scales = moments.back().scales(), .spec = spec});
+    }
+    std::vector<StoredUpdate> all{u};
+    StepState state(kGpu);
+    state.begin(0, 0);
+    const Tensor corrections = Tensor::full({2}, 1, DType::F32, kGpu);
+    NIBBLE_DISPATCH(
+        kGpu, adam_stored(all, AdamRule{0, 0, 1e-8f}, state.scalars(), corrections, RngKey{}));
+    for (std::size_t i = 0; i < 2; ++i) {
+      const QTensor expected = quantize(i == 0 ? g : squares, specs[i]);
+      check_bits(expected.payload(), moments[i].payload());
+      check_bits(expected.scales(), moments[i].scales());
     }
   }
 }
