@@ -20,7 +20,7 @@ bool is_below_edge(float x) {
 }
 bool are_apart(float a, float b) {
   if (std::abs(bucket_of(a) - bucket_of(b)) != 1) return true;
-  const auto [low, high] = std::minmax(std::abs(a), std::abs(b));
+  const auto [low, high] = std::minmax({std::abs(a), std::abs(b)});
   return is_below_edge(low) && (std::bit_cast<std::uint32_t>(high) & 0xffffu) >= kApart;
 }
 
