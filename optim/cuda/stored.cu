@@ -3,7 +3,7 @@
 // order. Moves, an element of an f32 weight with an f32 gradient and two one-byte moments: 16
 // bytes, and a scale each way a group; computes 93 instructions with 8-bit code books, 25 more for
 // each tensor of draws. 2 GB and 0.47 ms at 4.25 TB/s for GPT-2 124M, where they take 0.61 (77 %,
-// f32 moments 93 %): issue slots 69 % busy, DRAM 62 %. `nibble bench kernels` measures whole
+// f32 moments 92 %): issue slots 72 % busy, DRAM 62 %. `nibble bench kernels` measures whole
 // models.
 #include <algorithm>
 #include <bit>
