@@ -25,15 +25,6 @@ LinearOptions options_of(const Recipe& recipe, const std::string& path, bool bia
   return {.bias = bias, .recipe = recipe.at(path), .dtype = DType::F32, .device = kMeta};
 }
 
-std::vector<std::string> linear_layers(std::int64_t blocks) {
-  std::vector<std::string> paths;
-  for (std::int64_t i = 0; i < blocks; ++i)
-    for (const char* name : {"attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"})
-      paths.push_back(fmt::format("blocks.{}.{}", i, name));
-  paths.emplace_back("lm_head");
-  return paths;
-}
-
 // The stream as one tensor, and its norm.
 AddedNorm norm_of(Gpt2::Stream s, LayerNorm& norm, const std::optional<Wanted>& wanted) {
   if (!s.r) return {s.x, norm(s.x, wanted)};
@@ -60,6 +51,15 @@ Gpt2Config Gpt2Config::named(std::string_view name) {
     return c;
   }
   fail("gpt2", "unknown size: got '{}', expected gpt2, gpt2-medium, gpt2-large or gpt2-xl", name);
+}
+
+std::vector<std::string> Gpt2Config::linear_layers() const {
+  std::vector<std::string> paths;
+  for (std::int64_t i = 0; i < layers; ++i)
+    for (const char* name : {"attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"})
+      paths.push_back(fmt::format("blocks.{}.{}", i, name));
+  paths.emplace_back("lm_head");
+  return paths;
 }
 
 void Gpt2Config::validate() const {
@@ -140,7 +140,6 @@ Gpt2::Gpt2(const Gpt2Config& config, const Recipe& recipe, std::uint64_t seed, D
   if (!config_.tie_embeddings)
     lm_head_.emplace(config.width, config.vocab, options_of(recipe, "lm_head", false));
   validate(head_recipe_);
-  check_overrides(recipe, linear_layers(config.layers));
   assign_paths(*this);
   initialise(seed, device, store);
 }

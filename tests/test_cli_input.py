@@ -50,6 +50,8 @@ class BadInput(TrainedCase):
                 (r"data.sequence: got 17 tokens, expected at most the context of 16", "data.sequence=17"),
                 (r"model.vocab: got 100, expected at least the 257 tokens", "model.vocab=100"),
                 (r"recipe: unknown recipe 'int9'; did you mean 'int8'", "recipe=int9"),
+                (r"recipe: int8: layer pattern '\*\.c_attn' matches no layer, expected one of blocks\.\*\.attn\.qkv, ",
+                 "recipe=int8,layer:*.c_attn=none"),
                 (r"recipe: .*scale varies along the contraction", "recipe=none,fprop=int8:col|int8:col|real")):
             with self.subTest(setting=setting):
                 self.train_fails(pattern, "--set", setting)

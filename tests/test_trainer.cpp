@@ -25,6 +25,13 @@ TEST_CASE("train: configurations recorded before token chunks still open") {
   CHECK_THROWS_WITH_AS(read_config(json), doctest::Contains("vocab_chunk"), Error);
 }
 
+TEST_CASE("train: recipes recorded with patterns that match no layer still open") {
+  Json json = write_config(read_config({{"data", {{"path", "tokens"}}}}));
+  json["recipe"] = "int8,layer:*.c_attn=none";
+  CHECK(config_of({{"config", json}}).recipe == "int8,layer:*.c_attn=none");
+  CHECK_THROWS_WITH_AS(read_config(json), doctest::Contains("matches no layer"), Error);
+}
+
 TEST_CASE("train: two runs, and runs at 1, 2 and 4 threads, end in equal bytes") {
   const TempDir dir;
   const auto data = make_dataset(dir);

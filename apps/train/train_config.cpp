@@ -25,19 +25,29 @@ const config::Words<UpdateTime>& words_of(UpdateTime) {
   return words;
 }
 
-TrainConfig read_recorded_config(Json json) {
-  if (json.is_object() && json.contains("model") && json["model"].is_object())
-    json["model"].erase("vocab_chunk");  // until 2026-11-29
-  return read_config(json);
-}
+namespace {
 
-TrainConfig read_config(const Json& json) {
+TrainConfig read_any_config(const Json& json) {
   TrainConfig c = config::read<TrainConfig>(json);
   c.recipe = recipes::to_string(recipes::parse(c.recipe));
   c.optimizer.path = "optimizer";
   optimizers().resolve(c.optimizer);
   schedule_of(c.trainer).validate();
   gpt2_of(c.model, c.model.vocab ? c.model.vocab : 1).validate();
+  return c;
+}
+
+}  // namespace
+
+TrainConfig read_recorded_config(Json json) {
+  if (json.is_object() && json.contains("model") && json["model"].is_object())
+    json["model"].erase("vocab_chunk");  // until 2026-11-29
+  return read_any_config(json);
+}
+
+TrainConfig read_config(const Json& json) {
+  TrainConfig c = read_any_config(json);
+  check_overrides(recipes::parse(c.recipe), gpt2_of(c.model, 1).linear_layers());
   return c;
 }
 

@@ -196,10 +196,10 @@ void visit(V& v, TrainConfig& c) {
 }
 
 // Reads and checks everything that needs no data: recipe and optimizer words, sizes, the schedule.
-// Recipe and optimizer come back in their resolved form.
+// Recipe and optimizer come back in their resolved form; each layer pattern matches a layer.
 TrainConfig read_config(const Json& json);
 // The same of what a run or checkpoint recorded, also before keys were given up: what they chose
-// then (how many logits exist at a time) is chosen anew.
+// then (how many logits exist at a time) is chosen anew, and layer patterns may match nothing.
 TrainConfig read_recorded_config(Json json);
 Json write_config(const TrainConfig& config);
 Schedule schedule_of(const TrainerConfig& config);
