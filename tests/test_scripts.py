@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Tests of the test scripts themselves: a check that cannot fail is worth nothing."""
+import argparse
 import pathlib
 import sys
 import types
 import unittest
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE / "bench")]
+import branches  # noqa: E402
 import check_layout  # noqa: E402
 import summarize  # noqa: E402
 
@@ -104,6 +107,15 @@ class Layout(unittest.TestCase):
         readme = types.SimpleNamespace(text={pathlib.Path("README.md"): "[x](no/such.md)\n"}, top=["docs"])
         self.assertEqual(len(list(check_layout.check_links(readme))), 1)
         self.assertEqual(len(list(check_layout.check_top_level(readme))), 1)
+
+    def test_recipes_of_benchmarks_have_names(self):
+        self.assertEqual(branches.branch_of("bf16"), ("bf16", "none", []))
+        self.assertEqual(branches.branch_of("a=int8,layer:*.attn.qkv=none"), ("a", "int8,layer:*.attn.qkv=none", []))
+        self.assertEqual(branches.branch_of("a=none,fprop=int8:row|int8:row:model.token_chunk=64:model.recompute=mlp"),
+                         ("a", "none,fprop=int8:row|int8:row", ["model.token_chunk=64", "model.recompute=mlp"]))
+        for text in ("none", "none,fprop=int8", "int8,lm_head=on", "none,moments.m=f32", "int8,layer:*.qkv=none", "bf16=int8", "a=", "=int8"):
+            with self.subTest(text):
+                self.assertRaises(argparse.ArgumentTypeError, branches.branch_of, text)
 
 
 if __name__ == "__main__":

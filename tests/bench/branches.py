@@ -18,22 +18,20 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 
-from protocol_control import RECIPES, rows_of
+from protocol_control import named_recipe, rows_of
 
-# One-sided 95 % quantiles of Student's t, by degrees of freedom.
-STUDENT = {1: 6.314, 2: 2.920, 3: 2.353, 4: 2.132, 5: 2.015, 6: 1.943, 7: 1.895, 8: 1.860, 9: 1.833}
+# One-sided 95 % quantiles of Student's t, by degrees of freedom from 1 on.
+STUDENT = [6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812, 1.796, 1.782, 1.771, 1.761, 1.753, 1.746, 1.740,
+           1.734, 1.729, 1.725]
 
 
 def branch_of(text):
-    name, given, rest = text.partition("=")
-    if not given:
-        if name not in RECIPES:
-            raise argparse.ArgumentTypeError(f"got {text}, expected one of {', '.join(RECIPES)}, or NAME=RECIPE[:model.KEY=VALUE…]")
-        return name, RECIPES[name], []
+    """NAME, NAME=RECIPE or either with :model.KEY=VALUE… behind it: (name, recipe, settings)."""
     # A recipe's own colons stand in specs and layer patterns, so that only the model's settings can be told from them.
-    recipe, *more = rest.split(":model.")
-    return name, recipe, [f"model.{item}" for item in more]
+    named, *settings = text.split(":model.")
+    return *named_recipe(named), [f"model.{item}" for item in settings]
 
 
 def nibble(args, output, *words):
@@ -42,30 +40,42 @@ def nibble(args, output, *words):
             *settings, *words, "--output", str(output)]
 
 
+def is_recorded(args, run, about):
+    """Whether `run` holds just this work, finished; what it holds of other work is deleted."""
+    note, about = run / "branch.json", [args.nibble, args.config, args.data, args.set, *about]
+    if note.exists() and json.loads(note.read_text()) == about:
+        return True
+    shutil.rmtree(run, ignore_errors=True)
+    return False
+
+
+def record(args, run, about):
+    (run / "branch.json").write_text(json.dumps([args.nibble, args.config, args.data, args.set, *about]))
+
+
 def base_run(args):
     """The unquantized run of seed 1, stopped once its checkpoint of step --at is there."""
-    file = args.out / "base" / "checkpoints" / f"step_{args.at:08}.safetensors"
-    if file.exists():
+    run = args.out / "base"
+    file = run / "checkpoints" / f"step_{args.at:08}.safetensors"
+    if is_recorded(args, run, [args.at]) and file.exists():
         return file
-    shutil.rmtree(args.out / "base", ignore_errors=True)
-    words = ["--set", "trainer.seed=1", "--set", "recipe=none", "--set", f"trainer.checkpoint_every={args.at}"]
-    process = subprocess.Popen(nibble(args, args.out / "base", *words), stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not file.exists():
-        try:
-            process.wait(timeout=0.2)
-        except subprocess.TimeoutExpired:
-            pass
-    process.terminate()
-    said = process.communicate()[1]
+    words = ["--set", "trainer.seed=1", "--set", "recipe=none", "--set", f"trainer.checkpoint_every={args.at}", "--set",
+             "trainer.keep=2"]
+    with open(args.out / "base.log", "w") as log:
+        process = subprocess.Popen(nibble(args, run, *words), stderr=log)
+        while process.poll() is None and not file.exists():
+            time.sleep(0.2)
+        process.terminate()
+        process.wait()
     if not file.exists():
-        sys.exit(f"branches: the base run wrote no {file}: {said.strip()[-400:]}")
+        sys.exit(f"branches: the base run wrote no {file}: {(args.out / 'base.log').read_text().strip()[-400:]}")
+    record(args, run, [args.at])
     return file
 
 
 def train(args, base, name, recipe, settings, seed):
-    run = args.out / f"{name}-{seed}"
-    if not (run / "metrics.jsonl").exists() or not any("val_loss" in row for row in rows_of(run)):
-        shutil.rmtree(run, ignore_errors=True)
+    run, about = args.out / f"{name}-{seed}", [args.at, args.steps, recipe, settings, seed]
+    if not is_recorded(args, run, about):
         values = [f"trainer.seed={seed}", f"trainer.steps={args.steps}", "trainer.warmup=20", "trainer.log_every=1",
                   "trainer.checkpoint_every=0", "trainer.keep=1", f"recipe={recipe}", *settings]
         words = [w for v in values for w in ("--set", v)]
@@ -73,8 +83,11 @@ def train(args, base, name, recipe, settings, seed):
         shutil.rmtree(run / "checkpoints", ignore_errors=True)
         if done.returncode:
             sys.exit(f"branches: {run.name}: exit {done.returncode}: {done.stderr.strip()[-400:]}")
+        record(args, run, about)
     rows = rows_of(run)
     losses = [row["loss"] for row in rows if "loss" in row]
+    if len(losses) != args.steps:
+        sys.exit(f"branches: {run.name} has {len(losses)} steps, expected {args.steps}")
     return next(row["val_loss"] for row in reversed(rows) if "val_loss" in row), losses
 
 
@@ -96,6 +109,10 @@ def main():
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the base and all branches")
     args = parser.parse_args()
+    names = [name for name, *_ in args.recipes]
+    if len(set(names)) < len(names) or args.steps < 10 or len(args.seeds) > len(STUDENT) + 1:
+        parser.error(f"got branches {', '.join(names)}, {args.steps} steps and {len(args.seeds)} seeds, expected names that differ, "
+                     f"at least 10 steps and at most {len(STUDENT) + 1} seeds")
     args.out.mkdir(parents=True, exist_ok=True)
     base = base_run(args)
     first, table = None, {}
@@ -112,7 +129,7 @@ def main():
     for name, differences in table.items():
         if len(differences) > 1 and name != args.recipes[0][0]:
             mean = statistics.mean(differences)
-            bound = STUDENT.get(len(differences) - 1, 1.645) * statistics.stdev(differences) / len(differences) ** 0.5
+            bound = STUDENT[len(differences) - 2] * statistics.stdev(differences) / len(differences) ** 0.5
             print(f"{name}: mean {mean:+.5f}, bounds {mean - bound:+.5f} and {mean + bound:+.5f} (n = {len(differences)})")
     (args.out / "branches.json").write_text(json.dumps(table, indent=1) + "\n")
 

@@ -13,6 +13,7 @@ seen meanwhile; verdicts are `nibble compare`'s, the page is `nibble report`'s.
 import argparse
 import json
 import pathlib
+import re
 import shutil
 import statistics
 import subprocess
@@ -92,12 +93,19 @@ def train(args, tokens, recipe, seed):
     return seconds
 
 
-def recipe_argument(text):
+def named_recipe(text):
+    """NAME of RECIPES, or NAME=RECIPE, whose own equals signs stand behind the first one: (name, recipe)."""
     name, given, recipe = text.partition("=")
-    if given:
-        RECIPES[name] = recipe
-    elif name not in RECIPES:
-        raise argparse.ArgumentTypeError(f"got {text}, expected one of {', '.join(RECIPES)}, or NAME=RECIPE")
+    # A recipe without a name has its first equals sign behind a comma, a colon or a dot of its own.
+    if re.fullmatch(r"[\w-]+", name) and (given and recipe) and name not in RECIPES:
+        return name, recipe
+    if not given and name in RECIPES:
+        return name, RECIPES[name]
+    raise argparse.ArgumentTypeError(f"got {text}, expected one of {', '.join(RECIPES)}, or another NAME=RECIPE")
+
+
+def recipe_argument(text):
+    name, RECIPES[name] = named_recipe(text)
     return name
 
 
