@@ -21,7 +21,8 @@ __device__ inline float moderate_inverse(float d) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(d));
   return std::fma(r, std::fma(-d, r, 1.0f), r);
 }
-// n / d, where neither the quotient nor 2^-48 n is denormal: corrected by a remainder likewise.
+// n / d, where the quotient is not denormal and 2^-48 n not below 2^-149, so that the remainder
+// that corrects it is exact.
 __device__ inline float moderate_quotient(float n, float d) {
   const float r = moderate_inverse(d), first = codec::mul(n, r);
   return std::fma(r, std::fma(-d, first, n), first);

@@ -178,7 +178,7 @@ __device__ inline bool search_products(const StateFacts& f, const BookSearch& bo
   const float inverse = moderate_inverse(step);
   if (!(codec::mul(std::bit_cast<float>(most), inverse) < window_top(book))) return false;
   std::uint32_t nearest = ~0u;
-  constexpr std::uint32_t kNear = 3;
+  constexpr std::uint32_t kNear = 3;  // one more than an inverse within half an ulp needs
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
     sums[j] = look_up(f, book, t, codec::mul(x[j], inverse), false);

@@ -159,7 +159,7 @@ std::vector<Launch> launches_of(std::vector<StoredUpdate>& all) {
 
 template <int kEach, Known kM = Known::Nothing, Known kV = kM, bool kF32 = false>
 void run(Work& work, const Launch& l) {
-  constexpr std::int64_t kMost = std::int64_t{1} << 32;
+  constexpr std::int64_t kMost = (std::int64_t{1} << 32) - (1 << 16);  // a stride more fits
   for (Segment s : l.segments) {
     s.first_unit = work.units;
     s.units_across = ceil_div(s.end_col - s.first_col, 256u * kEach);

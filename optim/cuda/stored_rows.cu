@@ -2,7 +2,7 @@
 // updates it with its moments, finds its new scale and encodes it, stochastically where the spec
 // says so; all bits are those of dequantize, adam and quantize_into (optim/cpu/stored.cpp). Moves,
 // an element of an int8 weight with an f32 gradient and two one-byte moments: 10 bytes, and scales;
-// computes about 120 operations, 25 more for each tensor of draws, so it is bound by instructions.
+// computes some 100 operations, 25 more for each tensor of draws, so it is bound by instructions.
 // The new row waits in shared memory for its scale; a row that is too long for it is computed
 // twice, from what memory still holds.
 #include <algorithm>

@@ -48,8 +48,8 @@ inline Segment segment_of(StoredUpdate& u, bool joins) {
   constexpr std::int64_t kMost = (std::int64_t{1} << 32) - 1024;
   if (joins && one_row && cols * rows < kMost) cols *= rows, rows = 1;
   NIBBLE_CHECK(rows < kMost && cols < kMost, "adam",
-               "got a parameter [{}, {}] on a GPU, expected fewer than 2^32 rows and columns", rows,
-               cols);
+               "got a parameter [{}, {}] on a GPU, expected at most 2^32 - 1025 rows and columns",
+               rows, cols);
   s.rows = static_cast<std::uint32_t>(rows);
   s.cols = s.end_col = static_cast<std::uint32_t>(cols);
   for (std::size_t i = 0; i < 2; ++i)
