@@ -5,9 +5,9 @@
 # matches PATTERN, a doctest filter) is a process of its own, JOBS of them at once, all of them within N (1800) seconds. Cases that are
 # large on purpose are left out, and of those that consist of thousands of small ones (in_sample.h) one in 8 is run,
 # under racecheck one in 24: a tool makes a kernel up to 1000 times slower. racecheck looks into one kernel after another and so
-# sees short trainings of one block (in_sample.h). What racecheck says of the kernels of cuBLASLt and cuDNN, whose
-# barriers it does not follow, is counted as theirs. The last line is `N passed, N failed, N skipped` over cases and tools; a case that did not end in time
-# counts as failed. Logs: build-test/sanitize/TOOL/NUMBER.log, a line a case in build-test/sanitize/TOOL.txt.
+# sees trainings of one block and three steps, of one recipe each (in_sample.h). What racecheck says of the kernels of cuBLASLt and cuDNN, whose
+# barriers it does not follow, is counted as theirs. The last line is `N passed, N failed, N skipped` over cases and tools (skipped: there is no GPU); a case
+# that did not end in time counts as failed. Logs: build-test/sanitize/TOOL/NUMBER.log, a line a case in build-test/sanitize/TOOL.txt.
 set -uo pipefail
 seconds=1800 jobs="$(nproc)" only='*'
 while [[ "${1:-}" == --* ]]; do
