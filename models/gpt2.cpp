@@ -7,6 +7,7 @@
 #include "autograd/checkpoint.h"
 #include "autograd/context.h"
 #include "nn/init.h"
+#include "quant/words.h"
 
 namespace nibble {
 namespace {
@@ -19,6 +20,11 @@ constexpr std::array<Size, 4> kSizes{{{"gpt2", 12, 12, 768},
                                       {"gpt2-medium", 24, 16, 1024},
                                       {"gpt2-large", 36, 20, 1280},
                                       {"gpt2-xl", 48, 25, 1600}}};
+
+// A block's linear layers, behind its path.
+constexpr const char *kQkv = ".attn.qkv", *kProj = ".attn.proj", *kFc1 = ".mlp.fc1",
+                     *kFc2 = ".mlp.fc2";
+constexpr std::array kLinear{kQkv, kProj, kFc1, kFc2};
 
 // Layers are names and shapes until initialise() gives them values.
 LinearOptions options_of(const Recipe& recipe, const std::string& path, bool bias) {
@@ -53,13 +59,22 @@ Gpt2Config Gpt2Config::named(std::string_view name) {
   fail("gpt2", "unknown size: got '{}', expected gpt2, gpt2-medium, gpt2-large or gpt2-xl", name);
 }
 
-std::vector<std::string> Gpt2Config::linear_layers() const {
-  std::vector<std::string> paths;
-  for (std::int64_t i = 0; i < layers; ++i)
-    for (const char* name : {"attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"})
-      paths.push_back(fmt::format("blocks.{}.{}", i, name));
-  paths.emplace_back("lm_head");
-  return paths;
+void Gpt2Config::check_layers(const Recipe& recipe) const {
+  for (const auto& [pattern, linear] : recipe.overrides) {
+    const auto names = [&, &p = pattern](const std::string& path) {
+      return words::matches(p, path);
+    };
+    bool found = names("lm_head");
+    for (std::int64_t i = 0; i < layers && !found; ++i)
+      found = std::ranges::any_of(
+          kLinear, [&](const char* name) { return names(fmt::format("blocks.{}{}", i, name)); });
+    if (found) continue;
+    std::vector<std::string> kinds;
+    for (const char* name : kLinear) kinds.push_back(fmt::format("blocks.*{}", name));
+    kinds.emplace_back("lm_head");
+    fail("recipe", "{}: layer pattern '{}' matches no layer, expected one of {}{}", recipe.name,
+         pattern, fmt::join(kinds, ", "), words::suggestion(pattern, kinds));
+  }
 }
 
 void Gpt2Config::validate() const {
@@ -83,11 +98,11 @@ void Gpt2Config::validate() const {
 Gpt2::Block::Block(const Gpt2Config& c, const Recipe& recipe, const std::string& path)
     : ln1(c.width, c.norm_epsilon, DType::F32, kMeta),
       attn(c.width, static_cast<int>(c.heads), c.attention_dropout,
-           block_options(c, recipe, path + ".attn.qkv", Recompute::Products),
-           block_options(c, recipe, path + ".attn.proj", Recompute::Sums)),
+           block_options(c, recipe, path + kQkv, Recompute::Products),
+           block_options(c, recipe, path + kProj, Recompute::Sums)),
       ln2(c.width, c.norm_epsilon, DType::F32, kMeta),
-      mlp(c.width, 4 * c.width, c.gelu, block_options(c, recipe, path + ".mlp.fc1", Recompute::Mlp),
-          block_options(c, recipe, path + ".mlp.fc2")),
+      mlp(c.width, 4 * c.width, c.gelu, block_options(c, recipe, path + kFc1, Recompute::Mlp),
+          block_options(c, recipe, path + kFc2)),
       attn_dropout(c.residual_dropout),
       mlp_dropout(c.residual_dropout) {}
 

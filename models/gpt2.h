@@ -40,8 +40,9 @@ struct Gpt2Config {
   // "gpt2" (124M), "gpt2-medium", "gpt2-large", "gpt2-xl"; throws Error("gpt2") for others.
   static Gpt2Config named(std::string_view name);
   void validate() const;
-  // Paths of the layers that a recipe can name: "blocks.0.attn.qkv" … "lm_head".
-  std::vector<std::string> linear_layers() const;
+  // Throws Error("recipe") where a layer pattern of the recipe matches no linear layer, so that a
+  // misspelt one is not trained without; names the layers.
+  void check_layers(const Recipe& recipe) const;
 };
 
 class Gpt2 : public LanguageModel {

@@ -98,16 +98,6 @@ void check_moment(const Recipe& r, const char* which, const std::string& text) {
   }
 }
 
-// "blocks.*.mlp.fc1", a name for all blocks.
-std::string kind_of(std::string_view path) {
-  std::string kind;
-  for (const std::string_view part : words::split(path, '.')) {
-    const bool number = part.find_first_not_of("0123456789") == part.npos;
-    kind.append(kind.empty() ? "" : ".").append(number ? "*" : part);
-  }
-  return kind;
-}
-
 }  // namespace
 
 void validate(const LinearRecipe& r) {
@@ -142,20 +132,6 @@ void validate(const Recipe& r) {
   }
   check_moment(r, "m", r.moments.m);
   check_moment(r, "v", r.moments.v);
-}
-
-void check_overrides(const Recipe& r, const std::vector<std::string>& layers) {
-  for (const auto& [pattern, linear] : r.overrides) {
-    const bool matches = std::ranges::any_of(
-        layers, [&, &p = pattern](const std::string& path) { return words::matches(p, path); });
-    if (matches) continue;
-    std::vector<std::string> kinds;
-    for (const std::string& path : layers)
-      if (std::string kind = kind_of(path); std::ranges::find(kinds, kind) == kinds.end())
-        kinds.push_back(std::move(kind));
-    fail(kOp, "{}: layer pattern '{}' matches no layer, expected one of {}{}", r.name, pattern,
-         fmt::join(kinds, ", "), words::suggestion(pattern, kinds));
-  }
 }
 
 const LinearRecipe& Recipe::at(std::string_view path) const {

@@ -99,9 +99,6 @@ struct Recipe {
   bool operator==(const Recipe&) const = default;
 };
 void validate(const Recipe& recipe);
-// Throws Error("recipe") where a pattern of an override matches none of a model's linear layers, so
-// that a misspelt one is not trained without; names their kinds.
-void check_overrides(const Recipe& recipe, const std::vector<std::string>& layers);
 
 namespace recipes {
 // Built-in names: none (alias f32, bf16), int8, int8_block128, int8_rowwise, int8_switchback,

@@ -353,4 +353,33 @@ TEST_CASE("gpt2: errors name what is wrong") {
 }
 
 }  // namespace
+
+TEST_CASE("gpt2: a recipe's layer pattern must match a layer of the model") {
+  Gpt2Config config;
+  config.vocab = 40, config.context = 8, config.layers = 2, config.heads = 1, config.width = 8;
+  config.tie_embeddings = false;
+  // Each of the model's own layers can be named, and no other.
+  Gpt2 model(config, {}, 1, kMeta);
+  int count = 0;
+  for_each_module(model, [&](Module& m) {
+    if (dynamic_cast<Linear*>(&m) == nullptr) return;
+    CHECK_NOTHROW(config.check_layers(recipes::parse("int8,layer:" + m.path() + "=none")));
+    ++count;
+  });
+  CHECK(count == 2 * 4 + 1);
+  for (const char* text :
+       {"int8", "int8,layer:*.qkv=none", "none,layer:blocks.1.mlp.fc?=int8", "w8a8g8"})
+    CHECK_NOTHROW(config.check_layers(recipes::parse(text)));
+  const auto check = [&](const char* text, const char* message) {
+    CHECK_THROWS_WITH_AS(config.check_layers(recipes::parse(text)), message, Error);
+  };
+  const std::string kinds =
+      "matches no layer, expected one of blocks.*.attn.qkv, blocks.*.attn.proj, blocks.*.mlp.fc1, "
+      "blocks.*.mlp.fc2, lm_head";
+  check("int8,layer:*.c_attn=none", ("recipe: int8: layer pattern '*.c_attn' " + kinds).c_str());
+  check("int8,layer:blocks.2.mlp.fc1=none", ("recipe: int8: layer pattern 'blocks.2.mlp.fc1' " +
+                                             kinds + "; did you mean 'blocks.*.mlp.fc1'?")
+                                                .c_str());
+}
+
 }  // namespace nibble

@@ -47,7 +47,7 @@ TrainConfig read_recorded_config(Json json) {
 
 TrainConfig read_config(const Json& json) {
   TrainConfig c = read_any_config(json);
-  check_overrides(recipes::parse(c.recipe), gpt2_of(c.model, 1).linear_layers());
+  gpt2_of(c.model, 1).check_layers(recipes::parse(c.recipe));
   return c;
 }
 

@@ -9,7 +9,7 @@ in dozens. Branches begin where the weights are the same and are short: the same
 goes to step --at; from its weights each recipe trains --steps with moments of its own (warm-up 20, cosine to 10 %), on the same
 batches, then meets the whole validation split. NAME=RECIPE[:model.KEY=VALUE…] names a branch; the first is what others are compared with: the
 difference of validation losses, and of training losses over each fifth of the branch with the standard error over its steps. The branches of
-several seeds differ in their batches; bounds are Student's one-sided 95 % over seeds, as the protocol's.
+several seeds differ in their batches; bounds over seeds are `nibble compare`'s.
 """
 import argparse
 import json
@@ -21,10 +21,6 @@ import sys
 import time
 
 from protocol_control import named_recipe, rows_of
-
-# One-sided 95 % quantiles of Student's t, by degrees of freedom from 1 on.
-STUDENT = [6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812, 1.796, 1.782, 1.771, 1.761, 1.753, 1.746, 1.740,
-           1.734, 1.729, 1.725]
 
 
 def branch_of(text):
@@ -40,9 +36,13 @@ def nibble(args, output, *words):
             *settings, *words, "--output", str(output)]
 
 
+def identity(args, about):
+    return [args.nibble, args.config, args.data, args.set, *about]
+
+
 def is_recorded(args, run, about):
     """Whether `run` holds just this work, finished; what it holds of other work is deleted."""
-    note, about = run / "branch.json", [args.nibble, args.config, args.data, args.set, *about]
+    note, about = run / "branch.json", identity(args, about)
     if note.exists() and json.loads(note.read_text()) == about:
         return True
     shutil.rmtree(run, ignore_errors=True)
@@ -50,7 +50,7 @@ def is_recorded(args, run, about):
 
 
 def record(args, run, about):
-    (run / "branch.json").write_text(json.dumps([args.nibble, args.config, args.data, args.set, *about]))
+    (run / "branch.json").write_text(json.dumps(identity(args, about)))
 
 
 def base_run(args):
@@ -110,28 +110,25 @@ def main():
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the base and all branches")
     args = parser.parse_args()
     names = [name for name, *_ in args.recipes]
-    if len(set(names)) < len(names) or args.steps < 10 or len(args.seeds) > len(STUDENT) + 1:
-        parser.error(f"got branches {', '.join(names)}, {args.steps} steps and {len(args.seeds)} seeds, expected names that differ, "
-                     f"at least 10 steps and at most {len(STUDENT) + 1} seeds")
+    if len(set(names)) < len(names) or args.steps < 10:
+        parser.error(f"got branches {', '.join(names)} of {args.steps} steps, expected names that differ and at least 10 steps")
     args.out.mkdir(parents=True, exist_ok=True)
     base = base_run(args)
-    first, table = None, {}
     print("| branch | seed | validation | difference | training, by fifths of the branch |\n|---|---|---|---|---|")
     for seed in args.seeds:
         for name, recipe, settings in args.recipes:
             value, losses = train(args, base, name, recipe, settings, seed)
-            if name == args.recipes[0][0]:
+            if name == names[0]:
                 first = value, losses
             each = [a - b for a, b in zip(losses, first[1])]
             fifths = [mean_and_error(each[i * len(each) // 5:(i + 1) * len(each) // 5]) for i in range(5)]
-            table.setdefault(name, []).append(value - first[0])
             print(f"| {name} | {seed} | {value:.5f} | {value - first[0]:+.5f} | {', '.join(fifths)} |", flush=True)
-    for name, differences in table.items():
-        if len(differences) > 1 and name != args.recipes[0][0]:
-            mean = statistics.mean(differences)
-            bound = STUDENT[len(differences) - 2] * statistics.stdev(differences) / len(differences) ** 0.5
-            print(f"{name}: mean {mean:+.5f}, bounds {mean - bound:+.5f} and {mean + bound:+.5f} (n = {len(differences)})")
-    (args.out / "branches.json").write_text(json.dumps(table, indent=1) + "\n")
+    for name in names[1:] if len(args.seeds) > 1 else []:
+        runs = [args.out / f"{n}-{seed}" for n in (names[0], name) for seed in args.seeds]
+        done = subprocess.run([args.nibble, "compare", *runs, "--baseline", runs[0], "--json"], check=True,
+                              stdout=subprocess.PIPE, text=True)
+        [group] = json.loads(done.stdout)["groups"]
+        print(f"{name}: mean {group['mean']:+.5f}, bounds {group['lower']:+.5f} and {group['upper']:+.5f}")
 
 
 if __name__ == "__main__":

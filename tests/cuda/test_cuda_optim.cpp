@@ -150,6 +150,23 @@ GPU_TEST("cuda optim: an update of stored moments gives the bits of the chain an
       }
 }
 
+// One update by a gradient, whose states the caller adds, of weights that don't count.
+StoredUpdate update_of(const Tensor& gradient) {
+  return {.weight = Tensor::zeros(gradient.shape(), DType::F32, kGpu),
+          .weight_scales = {},
+          .weight_spec = {},
+          .gradient = gradient.to(kGpu),
+          .states = {},
+          .group = {}};
+}
+void apply(const StoredUpdate& u, const AdamRule& rule) {
+  std::vector<StoredUpdate> all{u};
+  StepState state(kGpu);
+  state.begin(0, 0);
+  const Tensor corrections = Tensor::full({2}, 1, DType::F32, kGpu);
+  NIBBLE_DISPATCH(kGpu, adam_stored(all, rule, state.scalars(), corrections, RngKey{}));
+}
+
 // Every bound of every code book with its neighbours, and a hundred million numbers: with β₁ = 0
 // the first moment is the gradient, whose groups begin with their largest value.
 GPU_TEST("cuda optim: codes of moments are those of the quantizer for any number") {
@@ -178,22 +195,12 @@ GPU_TEST("cuda optim: codes of moments are those of the quantizer for any number
           p[i] = std::ldexp(p[i], -static_cast<int>(i % 40));
       for (std::int64_t g = 0; g < kGroups; ++g) p[g * 256] = 1;
       const QTensor expected = quantize(x, spec);
-      StoredUpdate u{.weight = Tensor::zeros(x.shape(), DType::F32, kGpu),
-                     .weight_scales = {},
-                     .weight_spec = {},
-                     .gradient = x.to(kGpu),
-                     .states = {},
-                     .group = {}};
+      StoredUpdate u = update_of(x);
       QTensor m = quantize(Tensor::zeros(x.shape(), DType::F32, kGpu), spec);
       u.states.push_back({.values = m.payload(), .scales = m.scales(), .spec = spec});
       u.states.push_back(
           {.values = Tensor::zeros(x.shape(), DType::F32, kGpu), .scales = {}, .spec = {}});
-      std::vector<StoredUpdate> all{u};
-      StepState state(kGpu);
-      state.begin(0, 0);
-      const Tensor corrections = Tensor::full({2}, 1, DType::F32, kGpu);
-      NIBBLE_DISPATCH(
-          kGpu, adam_stored(all, AdamRule{0, 0.9f, 1e-8f}, state.scalars(), corrections, RngKey{}));
+      apply(u, {0, 0.9f, 1e-8f});
       check_bits(expected.payload(), m.payload());
       check_bits(expected.scales(), m.scales());
     }
@@ -226,24 +233,14 @@ GPU_TEST("cuda optim: codes of two books' moments are those of the quantizer for
     }
     Tensor squares = g.clone();
     for (std::int64_t i = 0; i < g.numel(); ++i) squares.data<float>()[i] *= p[i];
-    StoredUpdate u{.weight = Tensor::zeros(g.shape(), DType::F32, kGpu),
-                   .weight_scales = {},
-                   .weight_spec = {},
-                   .gradient = g.to(kGpu),
-                   .states = {},
-                   .group = {}};
+    StoredUpdate u = update_of(g);
     std::vector<QTensor> moments;
     for (const QuantSpec& spec : specs) {
       moments.push_back(quantize(Tensor::zeros(g.shape(), DType::F32, kGpu), spec));
       u.states.push_back(
           {.values = moments.back().payload(), .scales = moments.back().scales(), .spec = spec});
     }
-    std::vector<StoredUpdate> all{u};
-    StepState state(kGpu);
-    state.begin(0, 0);
-    const Tensor corrections = Tensor::full({2}, 1, DType::F32, kGpu);
-    NIBBLE_DISPATCH(
-        kGpu, adam_stored(all, AdamRule{0, 0, 1e-8f}, state.scalars(), corrections, RngKey{}));
+    apply(u, {0, 0, 1e-8f});
     for (std::size_t i = 0; i < 2; ++i) {
       const QTensor expected = quantize(i == 0 ? g : squares, specs[i]);
       check_bits(expected.payload(), moments[i].payload());
