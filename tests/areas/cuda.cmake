@@ -7,7 +7,7 @@ if(NIBBLE_HAS_CUDA)
       cuda/test_cuda_in_backward.cpp cuda/test_cuda_index.cpp cuda/test_cuda_int_gemm.cpp cuda/test_cuda_kernel_trace.cpp
       cuda/test_cuda_loss.cpp cuda/test_cuda_matmul.cpp cuda/test_cuda_memory.cpp
       cuda/test_cuda_model.cpp cuda/test_cuda_norm.cpp cuda/test_cuda_one_pass.cpp
-      cuda/test_cuda_op_table.cpp cuda/test_cuda_optim.cpp cuda/test_cuda_pair.cpp cuda/test_cuda_plans.cpp
+      cuda/test_cuda_moments.cpp cuda/test_cuda_op_table.cpp cuda/test_cuda_optim.cpp cuda/test_cuda_pair.cpp cuda/test_cuda_plans.cpp
       cuda/test_cuda_quant.cpp cuda/test_cuda_quant_scales.cpp cuda/test_cuda_random.cpp
       cuda/test_cuda_reduce.cpp cuda/test_cuda_sentinels.cpp cuda/test_cuda_softmax.cpp cuda/test_cuda_sources.cpp
       op_support.cpp op_support_matrix.cpp
