@@ -156,7 +156,12 @@ for step in range(1, int(sys.argv[-1]) + 1):
     def test_llmc(self):
         script = pathlib.Path(__file__).resolve().parent / "bench/train_llmc.py"
         binary = self.folder / "train_gpt2cu"
+        # As llm.c does, it divides by -v and wants shards for validation that hold a batch.
         binary.write_text("""#!/bin/sh
+every=0
+while [ $# -gt 1 ]; do case "$1" in -v) every=$2 ;; -j) shards=$2 ;; esac; shift 2; done
+echo $((1 % every)) > /dev/null || exit 136
+case "$shards" in *train*) ;; *) exit 134 ;; esac
 echo "| device | NVIDIA |"
 for i in $(seq 1 20); do
   echo "step   $i/20 | loss 9.87$i (+nanz)| norm 2.1 (+nanz)| lr 3.00e-04 | $i.50 ms | 48.6% bf16 MFU | 5661 tok/s"

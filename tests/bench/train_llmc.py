@@ -3,7 +3,7 @@
 
     --peer "llm.c=python3 tests/bench/train_llmc.py BINARY TOKENS"
 
-TOKENS is a dataset's folder; llm.c reads the same shards (*train*.bin, *val*.bin). Its lines ("step 3/200 | loss … | … ms | …")
+TOKENS is a dataset's folder; llm.c reads the same shards (*train*.bin). Its lines ("step 3/200 | loss … | … ms | …")
 become JSON objects. llm.c knows its models by depth (d12, d24, d36, d48): width, heads and vocabulary must be GPT-2's.
 """
 import argparse
@@ -32,9 +32,11 @@ def main():
         sys.exit(f"train_llmc: got {args.layers} layers, width {args.width} and {args.heads} heads, expected a GPT-2: "
                  + ", ".join(f"{depth}: {width}, {heads}" for depth, (width, heads) in WIDTHS.items()))
     total = args.batch * args.length * args.accumulation
-    command = [os.path.abspath(binary), "-i", f"{args.tokens}/*train*.bin", "-j", f"{args.tokens}/*val*.bin", "-e",
+    # It divides by the distance of validations (-v), validates before the first step and after the last, and its
+    # shards for that must hold a batch: one batch (-m) of the training's.
+    command = [os.path.abspath(binary), "-i", f"{args.tokens}/*train*.bin", "-j", f"{args.tokens}/*train*.bin", "-e",
                f"d{args.layers}", "-b", str(args.batch), "-t", str(args.length), "-d", str(total), "-x", str(args.steps),
-               "-v", "0", "-s", "0", "-r", "0"]
+               "-v", str(args.steps + 1), "-m", "1", "-s", "0", "-r", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if match := LINE.search(line):
