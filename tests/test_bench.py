@@ -88,6 +88,8 @@ for step in range(1, int(sys.argv[-1]) + 1):
             self.assertNotIn("fault", row)
             for key in ("tokens_per_second", "host_seconds", "first_step_seconds", "loss", "tensors_bytes", "process_bytes"):
                 self.assertGreater(row[key], 0, key)
+            for key in ("sm_clock_mhz", "watts"):  # what isn't known isn't 0
+                self.assertEqual(key in row, DEVICE != "cpu", key)
         self.assertNotEqual(first["loss"], second["loss"])
         self.assertEqual((peer["tokens_per_second"], peer["loss"], peer["tensors_bytes"]), (13000, 7, 5 << 30))
         self.assertNotIn("host_seconds", peer)

@@ -10,7 +10,7 @@
 namespace nibble::bench {
 
 struct GpuState {
-  double clock_mhz = 0, watts = 0;  // medians
+  double clock_mhz = 0, watts = 0;  // medians; 0: unknown
   std::int64_t memory = 0;          // the most that was in use on the device, bytes
   int samples = 0;                  // 0: nothing is known
 };

@@ -149,6 +149,7 @@ TrainRun joined(const std::vector<TrainRun>& runs) {
     if (all.fault.empty()) all.fault = r.fault;
     all.tensors = std::max(all.tensors, r.tensors);
     all.process = std::max(all.process, r.process);
+    if (r.gpu.clock_mhz == 0) continue;  // unknown
     clocks.push_back(r.gpu.clock_mhz);
     watts.push_back(r.gpu.watts);
   }

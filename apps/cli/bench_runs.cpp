@@ -105,11 +105,14 @@ nlohmann::json json_of(const bench::TrainRun& r) {
                         {"tokens_per_second", r.tokens_per_second},
                         {"first_step_seconds", r.first_step_seconds},
                         {"loss", r.last_loss},
-                        {"tensors_bytes", r.tensors},
-                        {"process_bytes", r.process},
-                        {"sm_clock_mhz", r.gpu.clock_mhz},
-                        {"watts", r.gpu.watts},
                         {"seconds", r.seconds}};
+  const auto add_known = [&out](const char* key, auto value) {
+    if (value > 0) out[key] = value;
+  };
+  add_known("tensors_bytes", r.tensors);
+  add_known("process_bytes", r.process);
+  add_known("sm_clock_mhz", r.gpu.clock_mhz);
+  add_known("watts", r.gpu.watts);
   if (r.host_seconds >= 0) out["host_seconds"] = r.host_seconds;
   if (!r.fault.empty()) out["fault"] = r.fault;
   if (r.kernels) out["kernels"] = nlohmann::json::parse(profile::to_json(*r.kernels).dump());
