@@ -12,6 +12,14 @@
 
 namespace nibble::test {
 
+inline std::string read_file(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+inline void write_file(const std::filesystem::path& path, std::string_view bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
 class TempDir {
  public:
   TempDir() {
@@ -26,20 +34,20 @@ class TempDir {
   TempDir(const TempDir&) = delete;
   TempDir& operator=(const TempDir&) = delete;
 
+  const std::filesystem::path& path() const { return path_; }
   std::filesystem::path operator/(std::string_view name) const { return path_ / name; }
   std::filesystem::path write(std::string_view name, std::string_view bytes) const {
-    std::ofstream(path_ / name, std::ios::binary) << bytes;
+    std::filesystem::create_directories((path_ / name).parent_path());
+    write_file(path_ / name, bytes);
     return path_ / name;
+  }
+  std::ptrdiff_t files() const {
+    return std::distance(std::filesystem::directory_iterator(path_), {});
   }
 
  private:
   std::filesystem::path path_;
 };
-
-inline std::string read_file(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 
 // The message of the exception that `action` throws, "" when it throws none.
 template <class Action>

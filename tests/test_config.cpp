@@ -1,12 +1,13 @@
 // The binder: structs from JSON and back, and the exact text of every complaint.
 #include <doctest/doctest.h>
 
-#include <functional>
 #include <limits>
 
 #include "apps/config/reader.h"
+#include "tests/temp_dir.h"
 
 using namespace nibble;
+using namespace nibble::test;
 
 namespace sample {
 
@@ -94,15 +95,6 @@ namespace {
 
 using sample::Root;
 using sample::Trainer;
-
-std::string message_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "(nothing thrown)";
-}
 
 std::string complaint(const char* trainer) {
   Json json = Json::parse(trainer);

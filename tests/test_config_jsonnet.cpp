@@ -1,46 +1,18 @@
 // Config files: composition, imports, and where errors are said to be.
 #include <doctest/doctest.h>
-#include <stdlib.h>
-
-#include <fstream>
-#include <functional>
 
 #include "apps/config/jsonnet.h"
 #include "tensor/check.h"
+#include "tests/temp_dir.h"
 
 using namespace nibble;
+using namespace nibble::test;
 namespace fs = std::filesystem;
 
-namespace {
-
-struct Folder {
-  fs::path path;
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "nibble-config-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~Folder() { fs::remove_all(path); }
-  fs::path write(const char* name, const std::string& text) const {
-    fs::create_directories((path / name).parent_path());
-    std::ofstream(path / name, std::ios::binary) << text;
-    return path / name;
-  }
-};
-
-std::string message_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "(nothing thrown)";
-}
-
-}  // namespace
+namespace {}  // namespace
 
 TEST_CASE("config: files compose left to right, the right one wins, +: merges deeply") {
-  const Folder folder;
+  const TempDir folder;
   const fs::path a =
       folder.write("a.jsonnet", "{lr:: 3e-4, trainer: {lr: $.lr, steps: 5}, model: {n: 1}}");
   const fs::path b = folder.write("b.jsonnet", "{lr:: 0.5, trainer+: {steps: 6}, model: {m: 2}}");
@@ -53,7 +25,7 @@ TEST_CASE("config: files compose left to right, the right one wins, +: merges de
 }
 
 TEST_CASE("config: imports are found beside the importing file, then on the search paths") {
-  const Folder folder;
+  const TempDir folder;
   const fs::path top = folder.write("runs/top.jsonnet",
                                     "(import '../lib/base.libsonnet') + (import 'far.libsonnet')");
   folder.write("lib/base.libsonnet",
@@ -61,13 +33,14 @@ TEST_CASE("config: imports are found beside the importing file, then on the sear
   folder.write("lib/near.libsonnet", "1");
   folder.write("shared/far.libsonnet", "{b: 2}");
   folder.write("other/far.libsonnet", "{b: 3}");
-  CHECK(config::evaluate({top}, {folder.path / "shared", folder.path / "other"}) ==
+  CHECK(config::evaluate({top}, {folder.path() / "shared", folder.path() / "other"}) ==
         Json::parse(R"({"a": 1, "b": 2, "text": "1"})"));
-  CHECK(config::evaluate({"far.libsonnet"}, {folder.path / "other"}) == Json::parse(R"({"b": 3})"));
+  CHECK(config::evaluate({"far.libsonnet"}, {folder.path() / "other"}) ==
+        Json::parse(R"({"b": 3})"));
 }
 
 TEST_CASE("config: what Jsonnet rejects is one line that begins with the place") {
-  const Folder folder;
+  const TempDir folder;
   struct Case {
     const char *text, *message;
   };
@@ -91,11 +64,11 @@ TEST_CASE("config: what Jsonnet rejects is one line that begins with the place")
 }
 
 TEST_CASE("config: files that are missing, foreign, too big or too deep") {
-  const Folder folder;
-  const std::string at = folder.path.string();
-  CHECK(message_of([&] { config::evaluate({"no.jsonnet"}, {folder.path}); }) ==
+  const TempDir folder;
+  const std::string at = folder.path().string();
+  CHECK(message_of([&] { config::evaluate({"no.jsonnet"}, {folder.path()}); }) ==
         "config: no such file: \"no.jsonnet\"; looked in ., " + at);
-  CHECK(message_of([&] { config::evaluate({folder.path}, {}); }) ==
+  CHECK(message_of([&] { config::evaluate({folder.path()}, {}); }) ==
         "config: no such file: \"" + at + "\"; looked in .");
   const fs::path importer = folder.write("i.jsonnet", "{\n a: import 'no.libsonnet'}");
   CHECK(message_of([&] { config::evaluate({importer}, {}); }) ==

@@ -1,14 +1,15 @@
 // Overrides, the nearest word, and components chosen by name.
 #include <doctest/doctest.h>
 
-#include <functional>
 #include <memory>
 
 #include "apps/config/overrides.h"
 #include "apps/config/reader.h"
 #include "apps/config/registry.h"
+#include "tests/temp_dir.h"
 
 using namespace nibble;
+using namespace nibble::test;
 
 namespace sample {
 
@@ -25,18 +26,7 @@ void visit(V&, Empty&) {}
 
 }  // namespace sample
 
-namespace {
-
-std::string message_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "(nothing thrown)";
-}
-
-}  // namespace
+namespace {}  // namespace
 
 TEST_CASE("config: the edit distance counts a swap of neighbours once") {
   CHECK(config::edit_distance("", "") == 0);

@@ -8,35 +8,16 @@
 #include <cstdlib>
 #include <fstream>
 #include <functional>
-#include <iterator>
 
 #include "tensor/atomic_file.h"
 #include "tensor/check.h"
+#include "tests/temp_dir.h"
 
 namespace fs = std::filesystem;
 using namespace nibble;
+using namespace nibble::test;
 
 namespace {
-
-// A folder of its own for each test, removed at the end.
-struct Scratch {
-  fs::path folder;
-  Scratch() {
-    std::string name = (fs::temp_directory_path() / "nibble-io-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    folder = name;
-  }
-  ~Scratch() { fs::remove_all(folder); }
-  fs::path operator/(const char* name) const { return folder / name; }
-  std::size_t files() const {
-    return static_cast<std::size_t>(std::distance(fs::directory_iterator(folder), {}));
-  }
-};
-
-std::string content(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 struct FaultSetting {
   explicit FaultSetting(const char* value) { ::setenv("NIBBLE_FAULT", value, 1); }
@@ -59,26 +40,17 @@ int status_of_child(const std::function<void()>& body) {
   return status;
 }
 
-std::string message_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "(nothing thrown)";
-}
-
 }  // namespace
 
 TEST_CASE("io: a committed file holds what was written and leaves no temporary") {
-  const Scratch scratch;
+  const TempDir scratch;
   AtomicFile file(scratch / "a.bin");
   file.write("one,");
   file.write("two", 3);
   CHECK(file.written() == 7);
   CHECK_FALSE(fs::exists(scratch / "a.bin"));
   file.commit();
-  CHECK(content(scratch / "a.bin") == "one,two");
+  CHECK(read_file(scratch / "a.bin") == "one,two");
   CHECK(scratch.files() == 1);
   CHECK(message_of([&] { file.write("x"); }) ==
         "checkpoint: " + (scratch / "a.bin").string() +
@@ -86,17 +58,17 @@ TEST_CASE("io: a committed file holds what was written and leaves no temporary")
 }
 
 TEST_CASE("io: a file that is not committed disappears") {
-  const Scratch scratch;
+  const TempDir scratch;
   write_file_atomically(scratch / "a", "old");
   { AtomicFile(scratch / "a").write("new"); }
-  CHECK(content(scratch / "a") == "old");
+  CHECK(read_file(scratch / "a") == "old");
   CHECK(scratch.files() == 1);
 }
 
 TEST_CASE("io: a kill at any point leaves the old file, and its leftover can be removed") {
   for (const char* fault : {"write:1", "write:2", "fsync:1", "rename:1"}) {
     CAPTURE(fault);
-    const Scratch scratch;
+    const TempDir scratch;
     write_file_atomically(scratch / "a", "old");
     const int status = status_of_child([&] {
       const FaultSetting setting(fault);
@@ -107,15 +79,15 @@ TEST_CASE("io: a kill at any point leaves the old file, and its leftover can be 
     });
     REQUIRE(WIFSIGNALED(status));
     CHECK(WTERMSIG(status) == SIGKILL);
-    CHECK(content(scratch / "a") == "old");
+    CHECK(read_file(scratch / "a") == "old");
     CHECK(scratch.files() == 2);
-    CHECK(remove_stale_temporaries(scratch.folder) == 1);
+    CHECK(remove_stale_temporaries(scratch.path()) == 1);
     CHECK(scratch.files() == 1);
   }
 }
 
 TEST_CASE("io: a fault kills at its N-th passage only, counted over files") {
-  const Scratch scratch;
+  const TempDir scratch;
   const int status = status_of_child([&] {
     const FaultSetting setting("rename:3");
     for (const char* name : {"a", "b", "c", "d"}) write_file_atomically(scratch / name, name);
@@ -129,7 +101,7 @@ TEST_CASE("io: a fault kills at its N-th passage only, counted over files") {
 TEST_CASE("io: a full disk is one clear error and the old file stays") {
   for (const char* fault : {"write:2:enospc", "fsync:1:enospc", "rename:1:enospc"}) {
     CAPTURE(fault);
-    const Scratch scratch;
+    const TempDir scratch;
     write_file_atomically(scratch / "a", "old");
     const FaultSetting setting(fault);
     CHECK(message_of([&] {
@@ -139,13 +111,13 @@ TEST_CASE("io: a full disk is one clear error and the old file stays") {
             file.commit();
           }) == "checkpoint: cannot write " + (scratch / "a").string() +
                     ": no space left on device; the previous file is untouched");
-    CHECK(content(scratch / "a") == "old");
+    CHECK(read_file(scratch / "a") == "old");
     CHECK(scratch.files() == 1);
   }
 }
 
 TEST_CASE("io: a short write is an error, not a short file") {
-  const Scratch scratch;
+  const TempDir scratch;
   write_file_atomically(scratch / "a", "old");
   const int status = status_of_child([&] {
     ::signal(SIGXFSZ, SIG_IGN);
@@ -157,39 +129,39 @@ TEST_CASE("io: a short write is an error, not a short file") {
   });
   REQUIRE(WIFEXITED(status));
   CHECK(WEXITSTATUS(status) == 42);
-  CHECK(content(scratch / "a") == "old");
+  CHECK(read_file(scratch / "a") == "old");
   CHECK(scratch.files() == 1);
 }
 
 TEST_CASE("io: stale means that the writer is dead, and only AtomicFile's names count") {
-  const Scratch scratch;
+  const TempDir scratch;
   std::ofstream(scratch / "model.tmp.123-0") << "dead";
   for (const char* other : {"model.tmp.123", "model.tmp.12x-0", ".tmp.1-0", "notes.tmp.txt"}) {
     std::ofstream(scratch / other) << "mine";
   }
   AtomicFile living(scratch / "model");
   living.write("alive");
-  CHECK(remove_stale_temporaries(scratch.folder) == 1);
+  CHECK(remove_stale_temporaries(scratch.path()) == 1);
   CHECK_FALSE(fs::exists(scratch / "model.tmp.123-0"));
   CHECK(scratch.files() == 5);
   living.commit();
-  CHECK(content(scratch / "model") == "alive");
+  CHECK(read_file(scratch / "model") == "alive");
   CHECK(remove_stale_temporaries(scratch / "nowhere") == 0);
 }
 
 TEST_CASE("io: two writers of one path in one process do not meet") {
-  const Scratch scratch;
+  const TempDir scratch;
   AtomicFile first(scratch / "a"), second(scratch / "a");
   first.write("first");
   second.write("second");
   second.commit();
   first.commit();
-  CHECK(content(scratch / "a") == "first");
+  CHECK(read_file(scratch / "a") == "first");
   CHECK(scratch.files() == 1);
 }
 
 TEST_CASE("io: bad paths and bad fault settings are named") {
-  const Scratch scratch;
+  const TempDir scratch;
   CHECK(message_of([&] {
           AtomicFile(scratch / "no" / "a", "run");
         }).ends_with(": no such file or directory"));

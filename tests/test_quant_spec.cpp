@@ -5,19 +5,13 @@
 #include <vector>
 
 #include "quant/spec.h"
+#include "tests/temp_dir.h"
 
 namespace nibble {
 namespace {
 
-template <class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "(no error)";
-}
+using test::message_of;
+
 bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }

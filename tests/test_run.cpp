@@ -1,15 +1,12 @@
 // What a run leaves in its folder, who may hold it, and how it is stopped.
 #include <doctest/doctest.h>
-#include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstdio>
-#include <fstream>
 #include <functional>
-#include <iterator>
 #include <limits>
 
 #include "apps/run/metrics.h"
@@ -18,41 +15,14 @@
 #include "apps/run/run_info.h"
 #include "apps/run/stop_request.h"
 #include "tensor/check.h"
+#include "tests/temp_dir.h"
 
 using namespace nibble;
+using namespace nibble::test;
 using namespace nibble::run;
 namespace fs = std::filesystem;
 
 namespace {
-
-struct Folder {
-  fs::path path;
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "nibble-run-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~Folder() { fs::remove_all(path); }
-  fs::path operator/(const char* name) const { return path / name; }
-};
-
-std::string content(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
-void put(const fs::path& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
-}
-
-std::string message_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "(nothing thrown)";
-}
 
 // Runs `body` in a child; its wait status. _exit: the child must not run doctest's own ending.
 int status_of_child(const std::function<int()>& body) {
@@ -83,57 +53,57 @@ std::string printed(const std::function<void(std::FILE*)>& body) {
 }  // namespace
 
 TEST_CASE("run: metrics are one object a line, whole at each instant") {
-  const Folder folder;
+  const TempDir folder;
   MetricsWriter writer(folder / "m.jsonl");
   writer.write({{"step", 1}, {"loss", 2.5}});
-  CHECK(content(folder / "m.jsonl") == "{\"step\":1,\"loss\":2.5}\n");
+  CHECK(read_file(folder / "m.jsonl") == "{\"step\":1,\"loss\":2.5}\n");
   writer.write(
       {{"step", 2}, {"loss", std::numeric_limits<double>::quiet_NaN()}, {"text", "a\nb\xff"}});
-  CHECK(content(folder / "m.jsonl") ==
+  CHECK(read_file(folder / "m.jsonl") ==
         "{\"step\":1,\"loss\":2.5}\n{\"step\":2,\"loss\":null,\"text\":\"a\\nb\xef\xbf\xbd\"}\n");
   CHECK(read_metrics(folder / "m.jsonl").at(1)["step"] == 2);
   CHECK(message_of([&] {
           writer.write({{"loss", 1}});
         }) == "metrics: a row needs an integer \"step\"");
   CHECK(message_of([&] { MetricsWriter(folder / "no" / "m.jsonl"); }) ==
-        "metrics: cannot open " + (folder.path / "no" / "m.jsonl").string() +
+        "metrics: cannot open " + (folder.path() / "no" / "m.jsonl").string() +
             ": no such file or directory");
 }
 
 TEST_CASE("run: metrics are cut back to a step, and a torn last line is repaired") {
-  const Folder folder;
+  const TempDir folder;
   const fs::path file = folder / "m.jsonl";
   const std::string two = "{\"step\":1}\n{\"step\":2}\n";
-  put(file, two + "{\"step\":3}\n{\"st");
+  write_file(file, two + "{\"step\":3}\n{\"st");
   Truncation cut = truncate_metrics_after(file, 2);
   CHECK(cut.kept == 2);
   CHECK(cut.removed == 1);
   CHECK(cut.torn_bytes == 4);
-  CHECK(content(file) == two);
-  put(file, two + std::string(50, '\0'));  // blocks that a power cut left as zeros
+  CHECK(read_file(file) == two);
+  write_file(file, two + std::string(50, '\0'));  // blocks that a power cut left as zeros
   cut = truncate_metrics_after(file, 9);
   CHECK(cut.torn_bytes == 50);
-  CHECK(content(file) == two);
+  CHECK(read_file(file) == two);
   CHECK(truncate_metrics_after(file, 0).removed == 2);
-  CHECK(content(file).empty());
+  CHECK(read_file(file).empty());
   CHECK(truncate_metrics_after(folder / "none", 1).kept == 0);
   CHECK_FALSE(fs::exists(folder / "none"));
 }
 
 TEST_CASE("run: a damaged line in the middle is named and nothing is lost") {
-  const Folder folder;
+  const TempDir folder;
   const fs::path file = folder / "m.jsonl";
   for (const char* bad : {"{\"step\":", "[1]", "{\"loss\":1}", "{\"step\":1.5}", ""}) {
     const std::string bytes = fmt::format("{{\"step\":1}}\n{}\n{{\"step\":3}}\n", bad);
-    put(file, bytes);
+    write_file(file, bytes);
     CHECK(message_of([&] { truncate_metrics_after(file, 1); }) ==
           "metrics: " + file.string() + ":2: expected an object with an integer \"step\"");
-    CHECK(content(file) == bytes);
+    CHECK(read_file(file) == bytes);
   }
 }
 
 TEST_CASE("run: a full disk leaves whole records only") {
-  const Folder folder;
+  const TempDir folder;
   const fs::path file = folder / "m.jsonl";
   const int status = status_of_child([&] {
     ::signal(SIGXFSZ, SIG_IGN);
@@ -146,39 +116,39 @@ TEST_CASE("run: a full disk leaves whole records only") {
   });
   REQUIRE(WIFEXITED(status));
   CHECK(WEXITSTATUS(status) == 42);
-  CHECK(content(file) == "{\"step\":1}\n");
+  CHECK(read_file(file) == "{\"step\":1}\n");
 }
 
 TEST_CASE("run: a folder is new or resumed, never overwritten") {
-  const Folder folder;
-  const fs::path out = folder.path / "a" / "b";
+  const TempDir folder;
+  const fs::path out = folder.path() / "a" / "b";
   CHECK(message_of([&] { RunFolder(out, RunFolder::Mode::Resume); }) ==
         "run: " + out.string() + " holds no run to resume");
   CHECK_FALSE(fs::exists(out));
   {
     RunFolder run(out, RunFolder::Mode::New);
-    put(run.info(), "{}");
-    CHECK(content(out / "lock") == std::to_string(::getpid()));
+    write_file(run.info(), "{}");
+    CHECK(read_file(out / "lock") == std::to_string(::getpid()));
   }
   CHECK(message_of([&] { RunFolder(out, RunFolder::Mode::New); }) ==
         "run: " + out.string() +
             " already holds a run; resume it with --resume or choose another folder");
   CHECK_NOTHROW(RunFolder(out, RunFolder::Mode::Resume));
-  put(folder / "file", "");
+  write_file(folder / "file", "");
   CHECK(message_of([&] {
           RunFolder(folder / "file", RunFolder::Mode::New);
         }).starts_with("run: cannot "));
   // Other files are no run.
-  put(folder / "notes.txt", "mine");
-  CHECK_NOTHROW(RunFolder(folder.path, RunFolder::Mode::New));
+  write_file(folder / "notes.txt", "mine");
+  CHECK_NOTHROW(RunFolder(folder.path(), RunFolder::Mode::New));
 }
 
 TEST_CASE("run: one process holds a folder, and a dead one holds none") {
-  const Folder folder;
+  const TempDir folder;
   const fs::path out = folder / "out";
   const int status = status_of_child([&]() -> int {
     const RunFolder run(out, RunFolder::Mode::New);
-    put(run.info(), "{}");
+    write_file(run.info(), "{}");
     ::raise(SIGKILL);
     return 1;
   });
@@ -194,13 +164,13 @@ TEST_CASE("run: one process holds a folder, and a dead one holds none") {
 }
 
 TEST_CASE("run: run.json gains a session at each start") {
-  const Folder folder;
+  const TempDir folder;
   const fs::path file = folder / "run.json";
   RunInfo info = describe_run({{"trainer", {{"lr", 0.5}}}}, {"nibble", "train", "\xff"}, "xxh3:12");
   info.libraries["zlib"] = "1.2.13";
   record_session(file, info);
   record_session(file, info);
-  const Json json = Json::parse(content(file));
+  const Json json = Json::parse(read_file(file));
   REQUIRE(json["sessions"].size() == 2);
   const Json& session = json["sessions"][1];
   CHECK(session["config"]["trainer"]["lr"] == 0.5);
@@ -220,10 +190,10 @@ TEST_CASE("run: run.json gains a session at each start") {
   CHECK(session["machine"]["usable_cores"] >= 1);
   CHECK(session["machine"]["memory_bytes"] > 1 << 20);
   for (const char* bad : {"{", "[]", "{\"sessions\": 1}"}) {
-    put(file, bad);
+    write_file(file, bad);
     CHECK(message_of([&] { record_session(file, info); }) ==
           "run: " + file.string() + " is damaged: expected {\"sessions\": […]}");
-    CHECK(content(file) == bad);
+    CHECK(read_file(file) == bad);
   }
 }
 

@@ -1,52 +1,22 @@
 // Event files: byte for byte those of TensorBoard's own library (golden/make_events.py), cut and
 // repaired.
 #include <doctest/doctest.h>
-#include <stdlib.h>
 
 #include <cmath>
-#include <fstream>
-#include <functional>
-#include <iterator>
 #include <limits>
 
 #include "apps/run/events.h"
 #include "apps/run/protobuf.h"
 #include "apps/run/records.h"
 #include "tensor/check.h"
+#include "tests/temp_dir.h"
 
 using namespace nibble;
+using namespace nibble::test;
 using namespace nibble::run;
 namespace fs = std::filesystem;
 
 namespace {
-
-struct Folder {
-  fs::path path;
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "nibble-events-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~Folder() { fs::remove_all(path); }
-};
-
-std::string content(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
-void put(const fs::path& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
-}
-
-std::string message_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "(nothing thrown)";
-}
 
 const std::vector<float> kValues{-2.5f, -1, 0, 0, 0x1p-10f, 0.5f, 0.5f, 3};
 
@@ -76,17 +46,17 @@ TEST_CASE("run: crc32c has the values of RFC 3720") {
 }
 
 TEST_CASE("run: events are the bytes that TensorBoard's library writes") {
-  const Folder folder;
-  write_golden_events(folder.path);
-  const std::string golden = content(kGolden);
+  const TempDir folder;
+  write_golden_events(folder.path());
+  const std::string golden = read_file(kGolden);
   REQUIRE(golden.size() > 400);
-  CHECK(content(EventWriter::file_in(folder.path)) == golden);
+  CHECK(read_file(EventWriter::file_in(folder.path())) == golden);
 }
 
 TEST_CASE("run: events are read back") {
-  const Folder folder;
-  put(EventWriter::file_in(folder.path), content(kGolden));
-  const std::vector<EventValue> values = read_events(folder.path);
+  const TempDir folder;
+  write_file(EventWriter::file_in(folder.path()), read_file(kGolden));
+  const std::vector<EventValue> values = read_events(folder.path());
   REQUIRE(values.size() == 5);
   CHECK(values[0].tag == "loss");
   CHECK(values[0].step == 1);
@@ -101,7 +71,7 @@ TEST_CASE("run: events are read back") {
   CHECK(values[3].text == "*Once* upon a time");
   CHECK(values[4].step == 5000000000);
   CHECK(values[4].scalar == 0.0f);
-  CHECK(read_events(folder.path / "none").empty());
+  CHECK(read_events(folder.path() / "none").empty());
 }
 
 TEST_CASE("run: a histogram counts every finite value in its bucket") {
@@ -131,66 +101,66 @@ TEST_CASE("run: a histogram counts every finite value in its bucket") {
 }
 
 TEST_CASE("run: cutting events back to a step and going on equals never having stopped") {
-  const Folder straight, resumed;
+  const TempDir straight, resumed;
   const auto clock = [] { return 5.0; };
   {
-    EventWriter writer(straight.path, clock);
+    EventWriter writer(straight.path(), clock);
     for (int step = 1; step <= 6; ++step) writer.scalar(step, "loss", step);
   }
   {
-    EventWriter writer(resumed.path, clock);
+    EventWriter writer(resumed.path(), clock);
     for (int step = 1; step <= 5; ++step) writer.scalar(step, "loss", step);
   }
-  const Truncation cut = truncate_events_after(resumed.path, 3);
+  const Truncation cut = truncate_events_after(resumed.path(), 3);
   CHECK(cut.kept == 4);  // with the version
   CHECK(cut.removed == 2);
   CHECK(cut.torn_bytes == 0);
   {
-    EventWriter writer(resumed.path, clock);
+    EventWriter writer(resumed.path(), clock);
     for (int step = 4; step <= 6; ++step) writer.scalar(step, "loss", step);
   }
-  CHECK(content(EventWriter::file_in(resumed.path)) ==
-        content(EventWriter::file_in(straight.path)));
-  CHECK(truncate_events_after(straight.path / "none", 3).kept == 0);
-  CHECK_FALSE(fs::exists(straight.path / "none"));
+  CHECK(read_file(EventWriter::file_in(resumed.path())) ==
+        read_file(EventWriter::file_in(straight.path())));
+  CHECK(truncate_events_after(straight.path() / "none", 3).kept == 0);
+  CHECK_FALSE(fs::exists(straight.path() / "none"));
 }
 
 TEST_CASE("run: an event file torn at any byte loses only its last record") {
-  const Folder folder;
-  const fs::path file = EventWriter::file_in(folder.path);
-  write_golden_events(folder.path);
-  const std::string whole = content(file);
+  const TempDir folder;
+  const fs::path file = EventWriter::file_in(folder.path());
+  write_golden_events(folder.path());
+  const std::string whole = read_file(file);
   Records records;
   read_records(file, records);
   const std::size_t last = records.framed.back().size();
   for (std::size_t missing = 1; missing < last; ++missing) {
-    put(file, whole.substr(0, whole.size() - missing));
-    const Truncation cut = truncate_events_after(folder.path, 6000000000);
+    write_file(file, whole.substr(0, whole.size() - missing));
+    const Truncation cut = truncate_events_after(folder.path(), 6000000000);
     CHECK(cut.kept == records.framed.size() - 1);
     CHECK(cut.torn_bytes == last - missing);
-    CHECK(content(file) == whole.substr(0, whole.size() - last));
+    CHECK(read_file(file) == whole.substr(0, whole.size() - last));
   }
   // Blocks that a power cut left as zeros.
-  put(file, whole + std::string(100, '\0'));
-  CHECK(truncate_events_after(folder.path, 6000000000).torn_bytes == 100);
-  CHECK(content(file) == whole);
+  write_file(file, whole + std::string(100, '\0'));
+  CHECK(truncate_events_after(folder.path(), 6000000000).torn_bytes == 100);
+  CHECK(read_file(file) == whole);
 }
 
 TEST_CASE("run: a damaged record in the middle is an error and nothing is lost") {
-  const Folder folder;
-  const fs::path file = EventWriter::file_in(folder.path);
-  write_golden_events(folder.path);
-  std::string bytes = content(file);
+  const TempDir folder;
+  const fs::path file = EventWriter::file_in(folder.path());
+  write_golden_events(folder.path());
+  std::string bytes = read_file(file);
   Records records;
   read_records(file, records);
   const std::size_t second = records.framed[0].size();
   bytes[second + 20] ^= 1;
-  put(file, bytes);
+  write_file(file, bytes);
   const std::string expected =
       fmt::format("events: {}: the record at byte {} is damaged", file.string(), second);
-  CHECK(message_of([&] { truncate_events_after(folder.path, 1); }) == expected);
-  CHECK(message_of([&] { read_events(folder.path); }) == expected);
-  CHECK(content(file) == bytes);
+  CHECK(message_of([&] { truncate_events_after(folder.path(), 1); }) == expected);
+  CHECK(message_of([&] { read_events(folder.path()); }) == expected);
+  CHECK(read_file(file) == bytes);
 }
 
 TEST_CASE("run: messages that are no messages are refused") {
