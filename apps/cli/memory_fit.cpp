@@ -139,6 +139,13 @@ std::optional<std::int64_t> total_memory(Device device) {
   return std::nullopt;
 }
 
+std::string ways_on(const train::TrainOptions& options, std::int64_t vocab, std::int64_t limit) {
+  std::string text = "what would fit: " + what_would_fit(options.config, vocab, limit);
+  const auto kept = train::list_checkpoints(options.output / "checkpoints");
+  if (!kept.empty()) text += fmt::format("; --resume goes on from step {}", kept.back().step);
+  return text;
+}
+
 }  // namespace
 
 MemoryBudget memory_budget(Device device, std::int64_t given) {
@@ -183,15 +190,15 @@ std::vector<LargestBatch> largest_batches(const TrainConfig& config, std::int64_
 }
 
 void check_plan(const train::TrainOptions& options) {
-  if (!options.device.is_cuda()) return;
-  const auto memory = device_memory(options.device);
+  const Device device = options.device;
+  const auto memory = device_memory(device);
   const std::int64_t vocab = read_dataset(options.config.data.path).vocab_size;
   const MemoryPlan plan = plan_memory(options.config, vocab);
-  const std::int64_t needed = process_memory(plan, options.device);
+  const std::int64_t needed = process_memory(plan, device);
   if (!memory || needed <= memory->total) return;
-  fail("allocate", "memory is short: got the {} of {}, the plan needs {}; what would fit: {}",
-       size_text(memory->total), options.device, size_text(needed),
-       what_would_fit(options.config, vocab, tensors_within(memory->total, plan, options.device)));
+  fail("allocate", "memory is short: got the {} of {}, the plan needs {}; {}",
+       size_text(memory->total), device, size_text(needed),
+       ways_on(options, vocab, tensors_within(memory->total, plan, device)));
 }
 
 void fail_with_what_would_fit(const OutOfMemory& error, const train::TrainOptions& options) {
@@ -203,11 +210,7 @@ void fail_with_what_would_fit(const OutOfMemory& error, const train::TrainOption
   const MemoryPlan plan = plan_memory(options.config, vocab);
   std::int64_t limit = memory ? tensors_within(memory->free, plan, device) : error.in_use();
   if (plan.peak <= limit) limit = plan.peak - error.shortage().asked;
-  std::string text = fmt::format("{}; what would fit: {}", error.cause(),
-                                 what_would_fit(options.config, vocab, limit));
-  const auto kept = train::list_checkpoints(options.output / "checkpoints");
-  if (!kept.empty()) text += fmt::format("; --resume goes on from step {}", kept.back().step);
-  fail("allocate", "{}", text);
+  fail("allocate", "{}; {}", error.cause(), ways_on(options, vocab, limit));
 }
 
 std::int64_t parse_bytes(std::string_view what, std::string_view text) {

@@ -37,8 +37,8 @@ struct LargestBatch {
 std::vector<LargestBatch> largest_batches(const train::TrainConfig& config, std::int64_t vocab,
                                           std::int64_t limit);
 
-// Before a run on a GPU begins: throws when its plan needs more than the device has, with what
-// would fit.
+// Before a run begins: throws when its plan needs more than the device has, with what would fit.
+// On a CPU the plan lacks kernels' scratch; what it calls too large is.
 void check_plan(const train::TrainOptions& options);
 
 // What a training run that met the end of its memory throws in its place: the same cause, what

@@ -96,6 +96,14 @@ void allocate_gradients(const std::vector<Parameter*>& parameters) {
     if (p->requires_grad) p->grad_buffer();
 }
 
+std::int64_t sequence_of(const TrainConfig& config, const LanguageModel& model) {
+  const std::int64_t length = config.data.sequence ? config.data.sequence : model.context();
+  NIBBLE_CHECK(length <= model.context(), "train",
+               "data.sequence: got {} tokens, expected at most the context of {}", length,
+               model.context());
+  return length;
+}
+
 std::unique_ptr<Optimizer> build_optimizer(const TrainConfig& config, LanguageModel& model) {
   LinearWeights linear;
   model.visit(linear);

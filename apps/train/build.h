@@ -30,6 +30,8 @@ OptimizerRegistry& optimizers();
 
 std::unique_ptr<LanguageModel> build_model(const TrainConfig& config, std::int64_t dataset_vocab,
                                            Device device);
+// Tokens of a row. Throws when the model has no room for them.
+std::int64_t sequence_of(const TrainConfig& config, const LanguageModel& model);
 // All buffers of gradients at once: the first backward pass would strew them among activations.
 void allocate_gradients(const std::vector<Parameter*>& parameters);
 std::unique_ptr<Optimizer> build_optimizer(const TrainConfig& config, LanguageModel& model);

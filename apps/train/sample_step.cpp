@@ -22,7 +22,7 @@ SampleStep::SampleStep(const TrainConfig& config, std::int64_t dataset_vocab, De
       scales_(device),
       updates_(config.trainer, *optimizer_, state_, tape_) {
   const MemoryScope scope("batch");
-  const std::int64_t length = config.data.sequence ? config.data.sequence : model_->context();
+  const std::int64_t length = sequence_of(config, *model_);
   const auto tokens = [&] {
     return Tensor::uniform({config.trainer.batch, length}, 0, static_cast<double>(model_->vocab()),
                            RngKey{}, DType::I32, device);

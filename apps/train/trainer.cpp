@@ -19,14 +19,6 @@ double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-std::int64_t sequence_of(const TrainConfig& config, const LanguageModel& model) {
-  const std::int64_t length = config.data.sequence ? config.data.sequence : model.context();
-  NIBBLE_CHECK(length <= model.context(), "train",
-               "data.sequence: got {} tokens, expected at most the context of {}", length,
-               model.context());
-  return length;
-}
-
 // All that configuration and data decide is checked before the folder is touched: a run that cannot
 // work leaves nothing behind.
 std::unique_ptr<LanguageModel> checked_model(const TrainConfig& config, const Dataset& dataset,
