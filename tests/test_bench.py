@@ -206,7 +206,28 @@ done
         self.fails("bench: --peer: got 'x', expected NAME=COMMAND", *run, "--peer", "x")
         self.fails("recipe: ", *run, "--recipe", "int9")
         self.fails("bench: --steps: got 10, expected more than", *run, "--steps", 10)
-        self.fails("bench: absent-program cannot be started", *run, "--steps", 11, "--peer", "x=absent-program")
+        self.fails("bench: --peer: got 'x= ', expected NAME=COMMAND", *run, "--peer", "x= ")
+        self.fails("bench: --least-seconds: got 9, expected less than --seconds 5", *run, "--least-seconds", 9, "--seconds", 5)
+        for part in ("train", "memory"):
+            self.fails("bench: --json: got .*, expected a file in a folder that exists", "bench", part, *run[2:], "--json",
+                       self.folder / "absent/rows.json")
+        # What other programs do wrong costs their rows only.
+        rows = self.folder / "rows.json"
+        rubbish = self.peer("rubbish", """import json, sys
+sys.stdout.buffer.write(bytes(range(256)) + b"\\n" + b"[" * 100000 + b"\\n")
+for step in range(-20, 20):
+    for row in ([step], {"step": step, "tokens_per_second": -1}, {"step": step, "tokens_per_second": 0},
+                {"step": 1e30, "tokens_per_second": 1}, {"step": 10**30, "tokens_per_second": 1}, {"step": step},
+                {"step": step, "tokens_per_second": "fast"}, {"step": step, "tokens_per_second": float("inf")}):
+        print(json.dumps(row))
+""")
+        done = self.fails("bench: some runs failed", *run, "--steps", 11, "--peer", "x=absent-program", "--peer", rubbish, "--json",
+                          rows)
+        self.assertTrue(any("x: bench: absent-program cannot be started: No such" in line for line in done), done)
+        own, absent, junk = json.loads(rows.read_text())["rows"]
+        self.assertGreater(own["tokens_per_second"], 0)
+        self.assertIn("cannot be started", absent["fault"])
+        self.assertEqual(junk["fault"], "0 steps with a speed, expected more than 10")
         crash = self.peer("crash", "import sys; sys.exit('it is broken')")
         done = self.fails("bench: some runs failed", *run, "--steps", 11, "--peer", crash)
         self.assertTrue(any("crash: exit 1: it is broken" in line for line in done), done)

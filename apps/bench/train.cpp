@@ -22,14 +22,15 @@ double since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-// Rows that are whole and have a speed.
+// Rows that are whole, count a step and have a speed.
 std::vector<nlohmann::json> rows_of(const std::filesystem::path& file) {
   std::vector<nlohmann::json> rows;
   std::ifstream in(file);
   for (std::string line; std::getline(in, line);) {
     nlohmann::json row = nlohmann::json::parse(line, nullptr, false);
-    const auto number = [&](const char* key) { return row.contains(key) && row[key].is_number(); };
-    if (row.is_object() && number("step") && number("tokens_per_second"))
+    if (row.is_object() && row.contains("step") && row["step"].is_number_unsigned() &&
+        row.contains("tokens_per_second") && row["tokens_per_second"].is_number() &&
+        row["tokens_per_second"].get<double>() > 0)
       rows.push_back(std::move(row));
   }
   return rows;
@@ -68,7 +69,7 @@ void read_rows(TrainRun& run, const std::vector<nlohmann::json>& rows, const Con
                : 0.0;
   };
   if (run.last_loss == 0) run.last_loss = last("loss");
-  run.tensors = static_cast<std::int64_t>(last("memory_peak"));
+  run.tensors = static_cast<std::int64_t>(std::clamp(last("memory_peak"), 0.0, 0x1p60));
 }
 
 Contender of_round(Contender c, int round) {
@@ -92,14 +93,20 @@ TrainRun run_once(const TrainOptions& o, const Contender& c, const std::string& 
   const std::int64_t before = memory_in_use(o.device);
   GpuWatch watch(o.device, o.folder / (place + ".smi"));
   const Clock::time_point begin = Clock::now();
-  Process process(c.command, out, err);
+  std::optional<Process> process;
+  try {
+    process.emplace(c.command, out, err);
+  } catch (const Error& e) {  // the others' rows are not lost by it
+    run.fault = e.what();
+    return run;
+  }
   std::optional<int> code;
   const auto end = [&] {
-    process.kill();
-    code = process.wait();
+    process->kill();
+    code = process->wait();
   };
   bool enough = false;
-  while (!(code = process.poll())) {
+  while (!(code = process->poll())) {
     NIBBLE_CHECK(!stop.requested(), "bench", "stopped by signal {}", stop.signal());
     std::this_thread::sleep_for(std::chrono::milliseconds(run.first_step_seconds > 0 ? 50 : 10));
     if (run.first_step_seconds == 0 && !rows_of(metrics).empty()) {
@@ -123,7 +130,7 @@ TrainRun run_once(const TrainOptions& o, const Contender& c, const std::string& 
   const std::vector<nlohmann::json> rows = rows_of(metrics);
   read_rows(run, rows, c, o.steps);
   if (run.first_step_seconds == 0 && !rows.empty()) run.first_step_seconds = since(begin);
-  run.process = !o.device.is_cuda()    ? process.peak_host_memory()
+  run.process = !o.device.is_cuda()    ? process->peak_host_memory()
                 : run.gpu.samples == 0 ? 0
                                        : std::max<std::int64_t>(run.gpu.memory - before, 0);
   if (run.fault.empty() && !enough && *code != 0)

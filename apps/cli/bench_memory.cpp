@@ -17,6 +17,7 @@ std::string off(std::int64_t planned, std::int64_t measured) {
 }  // namespace
 
 int run_bench_memory(const BenchRuns& o) {
+  check_json(o);
   const Device device = o.machinery.apply();
   check_available(device);
   const ScratchFolder scratch;

@@ -119,6 +119,12 @@ nlohmann::json json_of(const bench::TrainRun& r) {
   return out;
 }
 
+void check_json(const BenchRuns& o) {
+  if (o.json.empty()) return;
+  NIBBLE_CHECK(fs::is_directory(fs::absolute(o.json).parent_path()), kOp,
+               "--json: got {}, expected a file in a folder that exists", o.json);
+}
+
 int finish(const BenchRuns& o, const nlohmann::json& out, bool faulty) {
   if (!o.json.empty()) {
     AtomicFile file(o.json, kOp);

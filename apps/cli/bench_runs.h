@@ -55,6 +55,8 @@ std::string gib(std::int64_t bytes);
 nlohmann::json json_of(const bench::TrainRun& r);
 // Tells on stderr what went wrong.
 void tell_fault(const bench::TrainRun& r);
+// Before runs of minutes: that --json can be written after them.
+void check_json(const BenchRuns& o);
 // Writes --json. Throws Error("bench") when some run failed.
 int finish(const BenchRuns& o, const nlohmann::json& out, bool faulty);
 

@@ -41,6 +41,7 @@ bench::Contender peer(const BenchRuns& o, const std::string& text, const train::
                        .command = bench::split_command(text.substr(equals + 1)),
                        .metrics = "",
                        .kernels = ""};
+  NIBBLE_CHECK(!out.command.empty(), kOp, "--peer: got '{}', expected NAME=COMMAND", text);
   const Gpt2Config model = train::gpt2_of(c.model, vocab);
   const std::pair<const char*, std::int64_t> sizes[] = {{"--layers", model.layers},
                                                         {"--heads", model.heads},
@@ -75,6 +76,10 @@ int run_train(const BenchRuns& o) {
   NIBBLE_CHECK(o.steps > bench::kWarmSteps, kOp,
                "--steps: got {}, expected more than the {} that don't count", o.steps,
                bench::kWarmSteps);
+  NIBBLE_CHECK(o.least_seconds < o.seconds, kOp,
+               "--least-seconds: got {}, expected less than --seconds {}, which ends a run",
+               o.least_seconds, o.seconds);
+  check_json(o);
   const Device device = o.machinery.apply();
   check_available(device);
   const std::vector<BenchVariant> all = variants(o);
@@ -90,11 +95,6 @@ int run_train(const BenchRuns& o) {
                               .steps = o.steps,
                               .folder = scratch.path(),
                               .each = tell_run};
-  fmt::print("{}; {} steps of {} x {}, {} round{}; medians of the steps after {}\n\n",
-             processor_name(device), o.steps, first.trainer.batch * first.trainer.accumulation,
-             length_of(first, vocab), o.rounds, o.rounds == 1 ? "" : "s in turn",
-             bench::kWarmSteps);
-  std::fflush(stdout);
   std::vector<Work> work;
   for (const BenchVariant& variant : all) {
     // A bad one is an error before anything runs.
@@ -107,6 +107,11 @@ int run_train(const BenchRuns& o) {
     work.push_back(work.front());
     options.contenders.push_back(peer(o, text, first, vocab));
   }
+  fmt::print("{}; {} steps of {} x {}, {} round{}; medians of the steps after {}\n\n",
+             processor_name(device), o.steps, first.trainer.batch * first.trainer.accumulation,
+             length_of(first, vocab), o.rounds, o.rounds == 1 ? "" : "s in turn",
+             bench::kWarmSteps);
+  std::fflush(stdout);
   const std::vector<bench::TrainRun> rows = bench::bench_train(options);
   fmt::print(
       "| program | tokens/s | of the first | TFLOP/s | host, ms a step | first step after, s | "
