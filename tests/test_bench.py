@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """`test_bench.py NIBBLE [cuda]`: nibble bench at small sizes: every form and layout right, JSON whole, bad input in one line."""
 import json
+import os
 import pathlib
+import select
 import signal
 import subprocess
 import sys
@@ -177,11 +179,33 @@ done
         self.assertEqual([row["step"] for row in rows], list(range(1, 21)))
         self.assertEqual(rows[0]["loss"], 9.871)
         self.assertAlmostEqual(rows[3]["tokens_per_second"], 32 / 4.5e-3)
-        for change, text in (({2: self.folder / "absent"}, "is no program"), ({9: 700}, "expected a GPT-2")):
+        for change, text in (({2: self.folder / "absent"}, "is no program"), ({9: 700}, "expected a GPT-2"),
+                             ({11: 256}, "expected a GPT-2's")):
             wrong = [change.get(i, word) for i, word in enumerate(run)]
             done = subprocess.run(list(map(str, wrong)), capture_output=True, text=True)
             self.assertEqual(done.returncode, 1)
             self.assertRegex(done.stderr, f"^train_llmc: .*{text}")
+
+    def test_llmc_tells_each_step(self):
+        """llm.c does not flush what it prints: a step is told when it has been made all the same."""
+        script = pathlib.Path(__file__).resolve().parent / "bench/train_llmc.py"
+        binary = self.folder / "buffers"
+        binary.write_text(f"""#!{sys.executable} -E
+import time
+print("step    1/2 | loss 9.5 (+nanz)| norm 2.1 | lr 3.00e-04 | 4.50 ms | 48.6% bf16 MFU")
+time.sleep(1000)
+""")
+        binary.chmod(0o755)
+        sizes = ["--layers", 12, "--heads", 12, "--width", 768, "--vocab", 50257, "--batch", 2, "--length", 16,
+                 "--accumulation", 1, "--steps", 20]
+        process = subprocess.Popen(list(map(str, [sys.executable, script, binary, self.folder, *sizes])), text=True,
+                                   stdout=subprocess.PIPE, start_new_session=True)
+        try:
+            self.assertTrue(select.select([process.stdout], [], [], 30)[0])
+            self.assertEqual(json.loads(process.stdout.readline())["step"], 1)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
     def test_memory(self):
         file = self.folder / "memory.json"

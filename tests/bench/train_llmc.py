@@ -9,13 +9,23 @@ become JSON objects. llm.c knows its models by depth (d12, d24, d36, d48): width
 import argparse
 import json
 import os
+import pty
 import re
 import shutil
 import subprocess
 import sys
 
 LINE = re.compile(r"step\s+(\d+)/\d+.*?loss\s+([\d.]+).*?\|\s*([\d.]+) ms")
+VOCABULARIES = (50257, 50304)
 WIDTHS = {12: (768, 12), 24: (1024, 16), 36: (1280, 20), 48: (1600, 25)}
+
+
+def lines(terminal):
+    with open(terminal, errors="replace") as stream:
+        try:
+            yield from stream
+        except OSError:  # EIO: its other side is closed
+            return
 
 
 def main():
@@ -31,14 +41,20 @@ def main():
     if WIDTHS.get(args.layers) != (args.width, args.heads):
         sys.exit(f"train_llmc: got {args.layers} layers, width {args.width} and {args.heads} heads, expected a GPT-2: "
                  + ", ".join(f"{depth}: {width}, {heads}" for depth, (width, heads) in WIDTHS.items()))
+    if args.vocab not in VOCABULARIES:
+        sys.exit(f"train_llmc: got a vocabulary of {args.vocab}, expected a GPT-2's: {VOCABULARIES[0]}, or in rows "
+                 f"{VOCABULARIES[1]}")
     total = args.batch * args.length * args.accumulation
     # It divides by the distance of validations (-v), validates before the first step and after the last, and its
     # shards for that must hold a batch: one batch (-m) of the training's.
     command = [os.path.abspath(binary), "-i", f"{args.tokens}/*train*.bin", "-j", f"{args.tokens}/*train*.bin", "-e",
                f"d{args.layers}", "-b", str(args.batch), "-t", str(args.length), "-d", str(total), "-x", str(args.steps),
                "-v", str(args.steps + 1), "-m", "1", "-s", "0", "-r", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
+    # It does not flush: into a pipe rows would come by the page, the last ones of a run that is ended not at all.
+    reads, writes = pty.openpty()
+    process = subprocess.Popen(command, stdout=writes)
+    os.close(writes)
+    for line in lines(reads):
         if match := LINE.search(line):
             print(json.dumps({"step": int(match[1]), "loss": float(match[2]),
                               "tokens_per_second": total / (float(match[3]) / 1e3)}), flush=True)
