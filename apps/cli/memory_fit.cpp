@@ -180,7 +180,7 @@ std::vector<LargestBatch> largest_batches(const TrainConfig& config, std::int64_
   std::vector<LargestBatch> result{{"as configured", largest_batch(config, vocab, limit)}};
   for (const auto& change :
        {recomputing(now, "inputs"), recomputing(now, "mlp"), recomputing(now, "products"),
-        checkpointed(now), with_8bit_moments(now),
+        recomputing(now, "sums"), checkpointed(now), with_8bit_moments(now),
         config.recipe == "none" ? by_recipe(now) : std::nullopt}) {
     if (!change) continue;
     const std::int64_t batch = largest_batch(change->config, vocab, limit);
