@@ -210,7 +210,7 @@ time.sleep(1000)
     def test_memory(self):
         file = self.folder / "memory.json"
         run = (*self.small_run(), "--threads", 2)  # kernels of a CPU take scratch by the thread, which no plan counts
-        recipes = ["none", "int8", "fp8_delayed", "none,save=recompute"]
+        recipes = ["none", "int8", "fp8_delayed", "none,save=recompute", "int8,weights=bf16", "int8,weights=int8"]
         if DEVICE != "cpu":  # the CPU makes outputs again in scratch of its kernels, which no plan counts
             recipes.append("int8,save=recompute,output=recompute")
         text = self.ok("bench", "memory", *run, *(w for r in recipes for w in ("--recipe", r)), "--json", file)

@@ -261,7 +261,12 @@ class Inspect(TrainedCase):
         self.assertGreater(small["encodings"], 0)
         self.assertLess(small["moments"], 2.2 * weights)
         self.assertLess(small["activations"], plain["activations"])
-        self.assertEqual(memory("model.compute=bf16", "trainer.batch=4")["parameters"], 4 * weights)
+        # Weights by option: all in f32, matrices in bf16 with vectors in f32, or as codes with a scale a row; none has a copy.
+        vectors = 2 * 768 + 12 * (4 * 768 + 9 * 768)
+        matrices, rows = weights - vectors, 50304 + 1024 + 12 * 9 * 768
+        for stored, size in (("f32", 4 * weights), ("bf16", 2 * matrices + 4 * vectors),
+                             ("int8", matrices + 4 * rows + 4 * vectors)):
+            self.assertEqual(memory("trainer.batch=4", f"recipe=int8,weights={stored}")["parameters"], size, stored)
 
     def test_memory_by_module(self):
         """What linear layers keep has closed forms, and goes with each level of recomputation."""
