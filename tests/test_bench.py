@@ -224,6 +224,9 @@ time.sleep(1000)
         self.assertEqual([row["name"] for row in rows], names)
         self.assertLess(rows[0]["tensors_bytes"], rows[1]["tensors_bytes"])
         self.fails("bench: --vary: got 'x', expected KEY=VALUE", "bench", "memory", *run, "--vary", "x")
+        for flag, text, hint in (("--set", "recipe=int8", "as --recipe"), ("--set", "trainer.steps=5", "as --steps"),
+                                 ("--vary", "recipe=none,int8", "as --recipe"), ("--set", "trainer.keep=1", "trainer.keep=0")):
+            self.fails(f"bench: {flag} {text}: .*{hint}", "bench", "train", *run, flag, text)
 
     def test_train_bad_input(self):
         run = ("bench", "train", *self.small_run(), "--recipe", "none")

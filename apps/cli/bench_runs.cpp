@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <array>
+
 #include "apps/config/jsonnet.h"
 #include "apps/config/overrides.h"
 #include "apps/train/trainer.h"
@@ -13,6 +15,20 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr const char* kOp = "bench";
+
+// Settings that a measurement makes itself, beside the recipe and the number of steps.
+constexpr std::array kQuiet{"trainer.log_every=1", "trainer.eval_every=0", "trainer.eval_batches=1",
+                            "trainer.checkpoint_every=0", "trainer.keep=0"};
+
+// A setting of the user's that would be overridden without a word.
+void check_free(const char* flag, const std::string& text) {
+  const std::string key = text.substr(0, text.find('='));
+  NIBBLE_CHECK(key != "recipe", kOp, "{} {}: expected the recipe as --recipe", flag, text);
+  NIBBLE_CHECK(key != "trainer.steps", kOp, "{} {}: expected the number as --steps", flag, text);
+  for (const std::string_view own : kQuiet)
+    NIBBLE_CHECK(key != own.substr(0, own.find('=')), kOp, "{} {}: it is {} in every measurement",
+                 flag, text, own);
+}
 
 }  // namespace
 
@@ -32,12 +48,14 @@ std::string BenchVariant::name() const {
 }
 
 std::vector<BenchVariant> variants(const BenchRuns& o) {
+  for (const std::string& text : o.overrides) check_free("--set", text);
   std::vector<BenchVariant> all;
   for (const std::string& recipe : o.recipes) all.push_back({recipe, {}});
   for (const std::string& text : o.vary) {
     const auto equals = text.find('=');
     NIBBLE_CHECK(equals != std::string::npos && equals > 0 && equals + 1 < text.size(), kOp,
                  "--vary: got '{}', expected KEY=VALUE,VALUE,…", text);
+    check_free("--vary", text);
     std::vector<BenchVariant> wider;
     for (const BenchVariant& v : all)
       for (const auto& value : config::split_files(text.substr(equals + 1))) {
@@ -75,9 +93,7 @@ bench::Contender own_run(const BenchRuns& o, const BenchVariant& variant, std::i
   for (const std::string& text : o.overrides) add("--set", text);
   for (const std::string& text : variant.overrides) add("--set", text);
   add("--set", "recipe=" + variant.recipe);
-  for (const char* text : {"trainer.log_every=1", "trainer.eval_every=0", "trainer.eval_batches=1",
-                           "trainer.checkpoint_every=0", "trainer.keep=0"})
-    add("--set", text);
+  for (const char* text : kQuiet) add("--set", text);
   bench::Contender out{.name = variant.name(),
                        .command = {},
                        .metrics = (run / "metrics.jsonl").string(),

@@ -111,7 +111,8 @@ void check_same(const Training& a, const Training& b) {
 void check_recorded(const std::string& moments) {
   for (const char* recipe :
        {"int8,lm_head=on", "int8", "none", "w8a8g8", "int8,weights=int8", "none,weights=bf16",
-        "int8_block128", "int8_rowwise,weights=bf16", "fp8_rowwise"})
+        "int8_block128", "int8_rowwise,weights=bf16", "fp8_rowwise",
+        "fp8_rowwise,lm_head=on,layer:lm_head/dgrad.lhs=e5m2:row:sr:recip"})
     for (const double dropout : {0.0, 0.1}) {
       if (!in_sample()) continue;
       CAPTURE(recipe);
