@@ -114,7 +114,9 @@ int main(int argc, char** argv) {
       {8192, 1600, 6400, false},  {1600, 6400, 8192, true},   {1600, 1600, 8192, true},
       {32768, 6400, 1600, false}, {32768, 1600, 6400, false}, {1600, 6400, 32768, true},
       {32768, 4096, 4096, false}, {4096, 4096, 4096, false},  {8192, 8192, 8192, false},
-      {32768, 50304, 768, false}};
+      {32768, 50304, 768, false}, {4800, 1600, 8192, true},   {6400, 1600, 8192, true},
+      {1600, 1600, 16384, true},  {4800, 1600, 16384, true},  {1600, 6400, 16384, true},
+      {6400, 1600, 16384, true},  {50304, 768, 2048, true}};
   const auto count = static_cast<int>(std::size(rows));
   const int first = argc > 2 ? std::atoi(argv[2]) : 0;
   const int last = argc > 3 ? std::atoi(argv[3]) : count - 1;
