@@ -91,22 +91,11 @@ struct CodeOperand {
   std::int64_t tile_rows = 1;
   bool is_signed = true;  // of U4x2 codes
 };
-// Contraction blocks of an [m, n] result that are added up one after the other. Those of a
-// contraction of over 8192 codes (tokens, as a rule) form segments, the shorter (to 2048 codes) the
-// smaller the result is, so that it keeps a large device busy.
-constexpr std::int64_t segment_blocks(std::int64_t m, std::int64_t n, std::int64_t k,
-                                      std::int64_t block) {
-  const std::int64_t blocks = (k + block - 1) / block;
-  if (k <= 8192) return blocks;
-  const std::int64_t parts = (std::int64_t{1} << 24) / (m * n);
-  const std::int64_t codes = parts > 1 ? (k + parts - 1) / parts : k;
-  return ((codes > 2048 ? codes : 2048) + block - 1) / block;
-}
 // c [M, N] F32 or BF16, rows may be strided: c (+)= a·bᵀ (+ bias F32 [N], may be undefined). Each
 // contraction block of `block` codes is summed exactly in integers; zero points za and zb add
 // za·Σb, zb·Σa and za·zb·n in that order in f64 (exact below 2^53). Then, in f32: with one block
 // (float(sum)·sa)·sb; with several f = fma(float(sum), sa·sb, f) over those of a segment
-// (segment_blocks) in ascending order, then the sum of the segments in ascending order; then
+// (quant/segments.h) in ascending order, then the sum of the segments in ascending order; then
 // + bias, rounding to c's dtype when not accumulating, else c + that.
 NIBBLE_KERNEL(int_gemm, Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_t k,
               std::int64_t block, const Tensor& bias, bool accumulate)

@@ -9,6 +9,7 @@
 #include "quant/cpu/int_gemm.h"
 #include "quant/kernels.h"
 #include "quant/qtensor.h"
+#include "quant/segments.h"
 #include "quant/stream_k.h"
 #include "tensor/thread_pool.h"
 
@@ -79,18 +80,16 @@ std::vector<float> reference(const Codes& a, const Codes& b, std::int64_t block,
                              const std::vector<float>& bias) {
   std::vector<float> c;
   const std::int64_t blocks = (a.k + block - 1) / block;
+  const Segments segments(a.rows, b.rows, a.k, block);
   for (std::int64_t i = 0; i < a.rows; ++i)
     for (std::int64_t j = 0; j < b.rows; ++j) {
       float f = 0, earlier = 0;
+      const std::uint32_t tile =
+          segments.tile_of(static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(j));
+      std::int64_t stop = segments.end(tile, 0);
       for (std::int64_t s = 0; s < blocks; ++s) {
-        // Long contractions: sums of segments of 2^24 products of m, n and part of k, but no
-        // shorter than 2048 codes, in whole blocks.
-        const double parts =
-            std::max(1.0, std::floor(16777216.0 / static_cast<double>(a.rows * b.rows)));
-        const double codes = std::max(2048.0, std::ceil(static_cast<double>(a.k) / parts));
-        const auto segment =
-            static_cast<std::int64_t>(std::ceil(codes / static_cast<double>(block)));
-        if (a.k > 8192 && s % segment == 0) {
+        if (s == stop) {
+          stop = segments.end(tile, static_cast<std::uint32_t>(s));
           earlier += f;
           f = 0;
         }
@@ -177,6 +176,9 @@ TEST_CASE("int gemm: scales by tensor, row, group and block") {
 }
 
 TEST_CASE("int gemm: a long contraction is the sum of its segments") {
+  // Two and four tiles, whose segments differ.
+  check({210, 7, 10300, 128, -127, 127, -127, 127, DType::I8, DType::I8, 1, 3});
+  check({195, 260, 4700, 31, -127, 127, -127, 127, DType::I8, DType::I8, 1, 1});
   for (const std::int64_t k : {8192, 8193, 10300})
     for (const std::int64_t block : {32, 100, 128, 2048, 5000})
       check({5, 18, k, block, -127, 127, -127, 127, DType::I8, DType::I8, 1, 3});

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "quant/kernels.h"
+#include "quant/segments.h"
 #include "tensor/thread_pool.h"
 
 namespace nibble::cpu {
@@ -161,7 +162,8 @@ struct Product {
   const IntTile& kind;
   Packed packed_a, packed_b;
   Depth depth;
-  std::int64_t m, n, slab;  // slab: a's first packed row
+  Segments segments;
+  std::int64_t n, slab;  // slab: a's first packed row
 
   std::int64_t size() const { return kind.rows * kind.cols; }
   const std::int32_t* panel(const Packed& x, std::int64_t index, std::int64_t rows) const {
@@ -283,18 +285,24 @@ void Product::whole_tile(float* f, std::int64_t row, std::int64_t col) const {
 void Product::tile(float* f, std::int64_t row, std::int64_t col) const {
   const std::int64_t blocks = depth.blocks();
   if (blocks == 1 && short_sums(0)) return whole_tile(f, row, col);
-  const std::int64_t segment = segment_blocks(m, n, depth.k, depth.block);
+  const std::uint32_t place =
+      segments.tile_of(static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(col));
+  const std::int64_t first = segments.end(place, 0);
+  std::int64_t stop = first;  // of the segment
   const auto each = [&](auto&& body) {
     for (std::int64_t i = 0; i < size(); ++i) body(static_cast<std::size_t>(i));
   };
   std::fill_n(f, size(), 0.0f);
   TileF part, earlier;  // sums of earlier segments
   for (std::int64_t block = 0; block < blocks; ++block) {
-    if (block == segment)
-      std::copy_n(f, size(), earlier.data());
-    else if (block > segment && block % segment == 0)
-      each([&](std::size_t i) { earlier[i] += f[i]; });
-    if (block > 0 && block % segment == 0) std::fill_n(f, size(), 0.0f);
+    if (block == stop) {
+      if (block == first)
+        std::copy_n(f, size(), earlier.data());
+      else
+        each([&](std::size_t i) { earlier[i] += f[i]; });
+      std::fill_n(f, size(), 0.0f);
+      stop = segments.end(place, static_cast<std::uint32_t>(block));
+    }
     block_sums(part.data(), row, col, block);
     const float* sa = row_values<float>(packed_a.scales, block, row - slab);
     const float* sb = row_values<float>(packed_b.scales, block, col);
@@ -307,7 +315,7 @@ void Product::tile(float* f, std::int64_t row, std::int64_t col) const {
         for (std::int64_t j = 0; j < kind.cols; ++j) to[j] = std::fma(y[j], sa[i] * sb[j], to[j]);
     }
   }
-  if (blocks > segment) each([&](std::size_t i) { f[i] = earlier[i] + f[i]; });
+  if (blocks > first) each([&](std::size_t i) { f[i] = earlier[i] + f[i]; });
 }
 
 template <class T>
@@ -342,8 +350,10 @@ void run(T* c, std::int64_t stride, const Product& p, std::int64_t slab_end, con
   });
 }
 
-// A panel must not straddle two slabs or tasks: tiles have 4 or 12 rows, 16 or 32 columns.
-static_assert(kSlab % kTaskRows == 0 && kTaskRows % 12 == 0 && kTaskCols % 32 == 0);
+// A panel must not straddle two slabs or tasks, nor a register tile two tiles of segments: they
+// have 4 or 12 rows, 16 or 32 columns.
+static_assert(kSlab % kTaskRows == 0 && kTaskRows % 12 == 0 && kTaskCols % 32 == 0 &&
+              Segments::kRows % 12 == 0 && Segments::kCols % 32 == 0);
 
 }  // namespace
 
@@ -359,8 +369,13 @@ void int_gemm(Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_
   const auto pack_a = [&](std::int64_t begin, std::int64_t end) {
     return pack(a, depth, {Side::A, begin, end, kind.rows, zeros, zeros || b_moved});
   };
-  Product p{kind, {}, pack(b, depth, {Side::B, 0, n, kind.cols, zeros, zeros || a_moved}), depth, m,
-            n,    0};
+  Product p{kind,
+            {},
+            pack(b, depth, {Side::B, 0, n, kind.cols, zeros, zeros || a_moved}),
+            depth,
+            Segments(m, n, k, block),
+            n,
+            0};
   const float* add = bias ? bias.data<float>() : nullptr;
   for (; p.slab < m; p.slab += kSlab) {
     const std::int64_t end = std::min(p.slab + kSlab, m);

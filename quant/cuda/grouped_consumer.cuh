@@ -1,6 +1,6 @@
 // A consumer warpgroup of the kernel of products with local scales (int_gemm_grouped.cu): it
-// multiplies the stages that the producers fill, rescales the sums, joins the segments of a tile in
-// order, and writes results.
+// multiplies the stages that the producers fill, rescales the sums, leaves a helper's part for the
+// tile's other cluster or joins such parts in order, and writes results.
 #pragma once
 
 #include "quant/cuda/grouped_tile.cuh"
@@ -100,7 +100,7 @@ struct Consumer {
       }
     }
   }
-  __device__ void contract(const Item& item) {
+  __device__ void contract(const Item<S>& item) {
     const std::uint32_t end = item.first_block + item.blocks;
     for (std::uint32_t block = item.first_block; block < end;) {
       const std::uint32_t stop = min(end, block / kQuad * kQuad + kQuad);
@@ -115,40 +115,51 @@ struct Consumer {
 
   // ---- results ----------------------------------------------------------------------------------
 
-  // The item's share joins those of earlier segments, in order. True when it is the last.
-  __device__ bool take_turn(const Item& item) {
-    if (p.segments == 1) return true;
-    volatile std::uint32_t* const turn = p.turn + item.tile * kGroups + group;
-    constexpr int kFours = kSums / 4;
-    float4* const partial =
-        p.partial + (std::int64_t{item.tile} * kGroups + group) * kFours * 128 + thread;
-    float* const f = results;
-    if (item.segment > 0) {
-      if (leads())
-        while (*turn != item.segment) __nanosleep(64);
-      __threadfence();
-      sync();
-#pragma unroll
-      for (int i = 0; i < kFours; ++i) {
-        const float4 before = __ldcg(partial + i * 128);
-        f[i * 4] = __fadd_rn(before.x, f[i * 4]);
-        f[i * 4 + 1] = __fadd_rn(before.y, f[i * 4 + 1]);
-        f[i * 4 + 2] = __fadd_rn(before.z, f[i * 4 + 2]);
-        f[i * 4 + 3] = __fadd_rn(before.w, f[i * 4 + 3]);
-      }
-    }
-    if (item.segment + 1 == p.segments) return true;
+  // Where this group's results of a slot lie.
+  __device__ std::uint32_t place(std::uint32_t slot) const {
+    return (slot * S::kCluster + rank) * kGroups + group;
+  }
+  static constexpr int kFours = kSums / 4;
+  __device__ float4* partial(std::uint32_t slot) const {
+    return p.partial + std::int64_t{place(slot)} * kFours * 128 + thread;
+  }
+  __device__ void leave(std::uint32_t slot) const {
+    float4* const to = partial(slot);
+    const float* const f = results;
 #pragma unroll
     for (int i = 0; i < kFours; ++i)
-      __stcg(partial + i * 128, make_float4(f[i * 4], f[i * 4 + 1], f[i * 4 + 2], f[i * 4 + 3]));
+      __stcg(to + i * 128, make_float4(f[i * 4], f[i * 4 + 1], f[i * 4 + 2], f[i * 4 + 3]));
+  }
+  __device__ void tell(std::uint32_t slot) const {
     __threadfence();
     sync();
-    if (leads()) *turn = item.segment + 1;
-    return false;
+    if (leads()) hopper::add_releasing(p.there + place(slot), 1);
+  }
+  // The segments after the first, in their order.
+  __device__ void join(const Item<S>& item) {
+    if (item.parts == 0) return;
+    for (std::uint32_t i = thread; i < item.parts; i += 128)
+      while (hopper::load_acquiring(p.there + place(item.slot + i)) == 0) __nanosleep(64);
+    sync();
+    float* const f = results;
+#pragma unroll 1
+    for (std::uint32_t part = 0; part < item.parts; ++part) {
+      const float4* const from = partial(item.slot + part);
+      float4 later[kFours];  // all under way at once
+#pragma unroll
+      for (int i = 0; i < kFours; ++i) later[i] = __ldcg(from + i * 128);
+#pragma unroll
+      for (int i = 0; i < kFours; ++i) {
+        f[i * 4] = __fadd_rn(f[i * 4], later[i].x);
+        f[i * 4 + 1] = __fadd_rn(f[i * 4 + 1], later[i].y);
+        f[i * 4 + 2] = __fadd_rn(f[i * 4 + 2], later[i].z);
+        f[i * 4 + 3] = __fadd_rn(f[i * 4 + 3], later[i].w);
+      }
+    }
   }
 
   // Bias comes while the products are formed.
-  __device__ void fetch_bias(const Item& item) const {
+  __device__ void fetch_bias(const Item<S>& item) const {
     if (!p.bias) return;
     sync();  // the tile before has read its own
     copy4_async(base + S::kBias + (group * kCols + thread) * 4,
@@ -171,7 +182,7 @@ struct Consumer {
     return base + S::kOut + ((group * 4 + thread / 32) * S::kBoxes + index) * S::kBox;
   }
   // bf16 through shared memory and the copy engine, a warp's 16 rows by 64 columns at a time.
-  __device__ void write_boxes(const Item& item) const {
+  __device__ void write_boxes(const Item<S>& item) const {
     const std::uint32_t lane = thread % 32, r = lane % 16;
     if (lane == 0) hopper::wait_for_store_reads<0>();
     __syncwarp();
@@ -200,7 +211,7 @@ struct Consumer {
     }
   }
   // f32 straight from registers: whole sectors of 32 bytes leave a warp.
-  __device__ void write_pairs(const Item& item) const {
+  __device__ void write_pairs(const Item<S>& item) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const std::uint32_t r = item.row + row + half * 8;
@@ -229,7 +240,7 @@ struct Consumer {
     }
   }
   // Any result, 32 columns at a time: through shared memory, so that the code stays small.
-  __device__ void write_runs(const Item& item) const {
+  __device__ void write_runs(const Item<S>& item) const {
     const std::uint32_t lane = thread % 32;
 #pragma unroll
     for (int first = 0; first < static_cast<int>(kCols); first += 32) {
@@ -250,8 +261,8 @@ struct Consumer {
       }
     }
   }
-  __device__ void end(const Item& item) {
-    if (!take_turn(item)) return;
+  __device__ void end(const Item<S>& item) {
+    join(item);
     add_bias();
     if (p.boxes)
       write_boxes(item);
@@ -262,14 +273,25 @@ struct Consumer {
   }
 
   __device__ void consume(std::uint32_t cluster) {
-    for (std::uint32_t index = cluster; index < p.items(); index += p.clusters) {
-      const Item item(S{}, p, index, rank);
-      fetch_bias(item);
+    // A part is told of when the products after it are formed: waiting for its stores would leave
+    // the tensor cores idle.
+    constexpr std::uint32_t kNone = ~0u;
+    std::uint32_t left = kNone;
+    SegmentWalk walk(p.segments, cluster, p.clusters);
+    for (TileSegment segment; walk.next(segment);) {
+      const Item<S> item(p, segment, rank);
+      if (item.first_block == 0) fetch_bias(item);
 #pragma unroll
       for (float& f : results) f = 0;
       contract(item);
-      end(item);
+      if (left != kNone) tell(left);
+      left = kNone;
+      if (item.first_block > 0)
+        leave(left = item.slot);
+      else
+        end(item);
     }
+    if (left != kNone) tell(left);
     if (thread % 32 == 0) hopper::wait_for_store_reads<0>();
   }
 };

@@ -4,6 +4,7 @@
 
 #include "quant/cuda/product.cuh"
 #include "quant/cuda/ptx/wgmma_s8.cuh"
+#include "quant/segments.h"
 #include "tensor/cuda/hopper.cuh"
 
 namespace nibble::cuda::grouped {
@@ -43,18 +44,13 @@ struct Problem {
   Scales a, b;
   const float* bias;  // may be null
   std::uint32_t m, n;
-  std::uint32_t block_steps;     // steps of a contraction block
-  std::uint32_t blocks;          // of the contraction
-  std::uint32_t segment_blocks;  // of a segment
-  std::uint32_t segments;
-  std::uint32_t down, across;  // clusters of tiles
-  bool quads_a, quads_b;       // scales of kQuad blocks are aligned
-  bool boxes;                  // results leave through the copy engine as bf16
-  std::uint32_t clusters;      // at work
-  float4* partial;             // sums of earlier segments, a tile's in the order of its threads
-  std::uint32_t* turn;         // [tiles, kGroups]: segments that are in `partial`
-
-  __device__ std::uint32_t items() const { return segments * down * across; }
+  std::uint32_t block_steps;  // steps of a contraction block
+  Segments segments;          // of a cluster's tiles; a unit is a block, of 128 codes or more
+  bool quads_a, quads_b;      // scales of kQuad blocks are aligned
+  bool boxes;                 // results leave through the copy engine as bf16
+  std::uint32_t clusters;     // at work
+  float4* partial;            // helpers' sums, a slot for each part, in the order of threads
+  std::uint32_t* there;       // [slots, blocks of a cluster, kGroups]: is it?
 };
 
 // kDown × kAcross tiles of a cluster share rows of a and b. kBlockSteps: steps of a contraction
@@ -83,28 +79,19 @@ struct Shape {
   static constexpr std::uint32_t kSharers = kDown + kAcross - 1;
 };
 
-// An item: one segment of a cluster's tiles. Segments come one after the other, so that whoever
-// waits for an earlier segment waits for an item that began before its own. Within one, groups of
-// rows of tiles share operands in the L2.
+// An item: one segment of a cluster's tiles, as this block of the cluster sees it.
+template <class S>
 struct Item {
-  std::uint32_t row, col, first_block, blocks, segment, tile;
+  static_assert(kRows * S::kDown == Segments::kRows && kCols * S::kAcross == Segments::kCols);
+  std::uint32_t row, col, first_block, blocks, slot, parts;
 
-  template <class S>
-  __device__ Item(S, const Problem& p, std::uint32_t index, std::uint32_t rank) {
-    constexpr std::uint32_t kHeight = 8;
-    const std::uint32_t tiles = p.down * p.across;
-    segment = index / tiles;
-    const std::uint32_t at = index % tiles;
-    const std::uint32_t first = at / (kHeight * p.across) * kHeight;
-    const std::uint32_t height = min(kHeight, p.down - first), within = at % (kHeight * p.across);
-    const std::uint32_t i = (first + within % height) * S::kDown + rank / S::kAcross,
-                        j = within / height * S::kAcross + rank % S::kAcross;
-    row = i * kRows;
-    col = j * kCols;
-    tile = i * p.across * S::kAcross + j;
-    first_block = segment * p.segment_blocks;
-    blocks = min(p.segment_blocks, p.blocks - first_block);
-  }
+  __device__ Item(const Problem& p, const TileSegment& x, std::uint32_t rank)
+      : row(p.segments.row_of(x.tile) + rank / S::kAcross * kRows),
+        col(p.segments.col_of(x.tile) + rank % S::kAcross * kCols),
+        first_block(x.first),
+        blocks(x.units),
+        slot(x.slot),
+        parts(x.parts) {}
 };
 
 using hopper::Ring;
@@ -122,8 +109,9 @@ __device__ void produce_codes(const Problem& p, const CUtensorMap& map_a, const 
   const auto to_row = static_cast<std::uint16_t>(((1u << S::kAcross) - 1) << (down * S::kAcross));
   const auto to_column = static_cast<std::uint16_t>(column);
   Ring<kStages> ring;
-  for (std::uint32_t index = cluster; index < p.items(); index += p.clusters) {
-    const Item item(S{}, p, index, rank);
+  SegmentWalk walk(p.segments, cluster, p.clusters);
+  for (TileSegment segment; walk.next(segment);) {
+    const Item<S> item(p, segment, rank);
     std::uint32_t k = item.first_block * p.block_steps * kStep;
     for (std::uint32_t step = item.blocks * p.block_steps; step > 0; --step, ring.advance()) {
       const std::uint32_t a = base + ring.stage * S::kStage + across * kShareA * kStep,
@@ -146,8 +134,9 @@ __device__ void produce_scales(const Problem& p, std::uint32_t base, std::uint32
   constexpr std::uint32_t kOperands = kRows + S::kColumnScales;
   constexpr std::uint32_t kColsApart = kCols / S::kColumnScales;
   Ring<kScaleStages> ring;
-  for (std::uint32_t index = cluster; index < p.items(); index += p.clusters) {
-    const Item item(S{}, p, index, rank);
+  SegmentWalk walk(p.segments, cluster, p.clusters);
+  for (TileSegment segment; walk.next(segment);) {
+    const Item<S> item(p, segment, rank);
     const std::uint32_t end = item.first_block + item.blocks;
     for (std::uint32_t block = item.first_block / kQuad * kQuad; block < end;
          block += kQuad, ring.advance()) {

@@ -4,6 +4,7 @@
 
 #include "quant/cuda/mma_int8.cuh"
 #include "quant/cuda/product.cuh"
+#include "quant/segments.h"
 
 namespace nibble::cuda {
 
@@ -47,12 +48,18 @@ struct TileProblem {
   std::uint32_t m, n, k;      // k: a multiple of 16
   std::uint32_t blocks;       // of the contraction
   std::uint32_t block_steps;  // kEverySteps: steps of a block
-  std::uint32_t segment_steps;
+  std::uint32_t unit_steps;   // of a unit of segments
+  Segments segments;
   std::uint32_t down, across;  // tiles
   bool short_blocks;           // at most 256 codes: sums within ±2^22
 
   __device__ std::uint32_t tiles() const { return down * across; }
   __device__ std::uint32_t steps() const { return (k + kStep - 1) / kStep; }
+  // The step after those of the segment that has `step`.
+  __device__ std::uint32_t segment_end(std::uint32_t tile, std::uint32_t step) const {
+    const std::uint32_t unit = step / unit_steps;
+    return min(segments.end_unit(tile, unit) * unit_steps, steps());
+  }
 };
 
 // float(sum) for |sum| ≤ 2^22 without a conversion: sums start at the bits of 1.5 · 2^23, whose

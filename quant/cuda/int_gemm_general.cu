@@ -3,6 +3,7 @@
 // once with dp4a: at most 1/16 of the tensor cores' rate. Sums are exact: int32 within 32768 codes,
 // then int64.
 #include "quant/cuda/product.cuh"
+#include "quant/segments.h"
 
 namespace nibble::cuda {
 namespace {
@@ -36,7 +37,8 @@ struct Operand {
 };
 struct Problem {
   Operand a, b;
-  std::uint32_t k, block, blocks, segment;  // segment: blocks
+  std::uint32_t k, block, blocks;
+  Segments segments;
 };
 
 // slab[r][w]: codes [k0 + 4w, k0 + 4w + 4) of row row0 + r as bytes; 0 outside [k0, end) and rows.
@@ -123,10 +125,14 @@ __global__ void __launch_bounds__(kThreads, 1) general_kernel(Problem p, Output 
   const std::uint32_t row0 = blockIdx.x / across * kTile, col0 = blockIdx.x % across * kTile;
   const std::uint32_t tx = threadIdx.x % kSide, ty = threadIdx.x / kSide;
   float f[kPer][kPer] = {}, earlier[kPer][kPer] = {};  // earlier: segments that are complete
+  static_assert(Segments::kRows % kTile == 0 && Segments::kCols % kTile == 0);
+  const std::uint32_t tile = p.segments.tile_of(row0, col0), first = p.segments.end(tile, 0);
+  std::uint32_t stop = first;  // of the segment
   for (std::uint32_t block = 0; block < p.blocks; ++block) {
     const std::uint32_t begin = block * p.block, end = min(p.k - begin, p.block) + begin;
     Sums sums{};
-    const bool fresh = block > 0 && block % p.segment == 0;
+    const bool fresh = block == stop;
+    if (fresh) stop = p.segments.end(tile, block);
     sum_block<kSignedA, kSignedB, kZeros>(sums, p, row0, col0, begin, end);
 #pragma unroll
     for (int i = 0; i < kPer; ++i) {
@@ -155,7 +161,7 @@ __global__ void __launch_bounds__(kThreads, 1) general_kernel(Problem p, Output 
   for (int i = 0; i < kPer; ++i)
 #pragma unroll
     for (int j = 0; j < kPer; ++j)
-      out.store(p.blocks > p.segment ? __fadd_rn(earlier[i][j], f[i][j]) : f[i][j],
+      out.store(p.blocks > first ? __fadd_rn(earlier[i][j], f[i][j]) : f[i][j],
                 row0 + ty + i * kSide, col0 + tx + j * kSide);
 }
 
@@ -184,13 +190,12 @@ void run(const Problem& problem, const IntProduct& p) {
 
 void int_gemm_general(const IntProduct& p) {
   const std::int64_t block = std::min(p.block, p.k);
-  const Problem problem{
-      operand_of(p.a, block),
-      operand_of(p.b, block),
-      static_cast<std::uint32_t>(p.k),
-      static_cast<std::uint32_t>(block),
-      static_cast<std::uint32_t>(p.blocks()),
-      static_cast<std::uint32_t>(block > 0 ? segment_blocks(p.m(), p.n(), p.k, block) : 1)};
+  const Problem problem{operand_of(p.a, block),
+                        operand_of(p.b, block),
+                        static_cast<std::uint32_t>(p.k),
+                        static_cast<std::uint32_t>(block),
+                        static_cast<std::uint32_t>(p.blocks()),
+                        Segments(p.m(), p.n(), p.k, block)};
   const bool signed_a = problem.a.codes.payload != Payload::U8;
   const bool signed_b = problem.b.codes.payload != Payload::U8;
   if (signed_a && signed_b)

@@ -2,14 +2,15 @@
 // capability 9.0). Moves a and b once for each column and row of tiles, mostly from the L2 (blocks
 // of a cluster share rows), and writes c once; 2·m·n·k operations of a ceiling of 1979 TOP/s on an
 // H200, and two instructions a result and block to rescale sums (three where b's scales differ by
-// column). Measured: tests/bench/results/2026-11-29-int8-grouped.md.
+// column). Measured: tests/bench/results/2026-11-30-grouped.md.
 //
 // Thread blocks stay and take items in turn: a tile of 192 × 128 results over one segment of the
-// contraction. One thread brings codes through the copy engine into a ring of stages, three warps
-// bring scales; three warpgroups multiply 64 rows each, so that others may rescale while one
-// multiplies: with two, waiting for products and rescaling take longer than the other's products.
-// Results are the CPU's bits: each contraction block adds one fma, ascending, and segments of a
-// long contraction are added in their order, whoever computes them.
+// contraction (quant/segments.h). One thread brings codes through the copy engine into a ring of
+// stages, three warps bring scales; three warpgroups multiply 64 rows each, so that others may
+// rescale while one multiplies: with two, waiting for products and rescaling take longer than the
+// other's products. Results are the CPU's bits: each contraction block adds one fma, ascending, and
+// whoever has the first segment of a split tile adds the others, which helpers leave in the L2, in
+// their order.
 #include <algorithm>
 #include <utility>
 
@@ -101,23 +102,20 @@ void run(const IntProduct& product) {
   p.m = static_cast<std::uint32_t>(m);
   p.n = static_cast<std::uint32_t>(n);
   p.block_steps = static_cast<std::uint32_t>(ceil_div(product.block, kStep));
-  p.blocks = static_cast<std::uint32_t>(product.blocks());
-  p.segment_blocks = static_cast<std::uint32_t>(segment_blocks(m, n, product.k, product.block));
-  p.segments = static_cast<std::uint32_t>(ceil_div(p.blocks, p.segment_blocks));
-  p.down = static_cast<std::uint32_t>(ceil_div(m, kRows * S::kDown));
-  p.across = static_cast<std::uint32_t>(ceil_div(n, kCols * S::kAcross));
-  const std::int64_t items = std::int64_t{p.segments} * p.down * p.across,
-                     tiles = std::int64_t{p.down} * p.across * S::kCluster;
-  NIBBLE_CHECK(items < INT32_MAX / 64, "int_gemm", "got {}, which is too large for one launch",
+  p.segments = Segments(m, n, product.k, product.block);
+  const std::int64_t shares = ceil_div(m, Segments::kRows) * ceil_div(n, Segments::kCols) +
+                              std::int64_t{p.segments.helpers};
+  NIBBLE_CHECK(shares < INT32_MAX / 64, "int_gemm", "got {}, which is too large for one launch",
                describe(product.c));
-  p.clusters = static_cast<std::uint32_t>(std::min<std::int64_t>(clusters_at_once<S>(), items));
-  Tensor partial, turn;
-  if (p.segments > 1) {
+  p.clusters = static_cast<std::uint32_t>(std::min<std::int64_t>(clusters_at_once<S>(), shares));
+  Tensor partial, there;
+  if (p.segments.split > 0) {
     const Device device = product.c.device();
-    partial = Tensor::empty({tiles * kRows, kCols}, DType::F32, device);
-    turn = Tensor::zeros({tiles * kGroups}, DType::I32, device);
+    const std::int64_t slots = std::int64_t{p.segments.split + p.segments.helpers} * S::kCluster;
+    partial = Tensor::empty({slots * kRows, kCols}, DType::F32, device);
+    there = Tensor::zeros({slots * kGroups}, DType::I32, device);
     p.partial = reinterpret_cast<float4*>(partial.raw());
-    p.turn = reinterpret_cast<std::uint32_t*>(turn.raw());
+    p.there = reinterpret_cast<std::uint32_t*>(there.raw());
   }
   Output out = output_of(product);
   p.bias = std::exchange(out.bias, nullptr);  // added before the results leave the registers

@@ -40,6 +40,13 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     warp.clear_results();
     warp.clear(start);
     std::uint32_t steps_left = p.block_steps;  // of the current block
+    std::uint32_t row0, col0;
+    locate<Tile>(p, tile, row0, col0);
+    // A warp's results are of one tile of the segments; these are whole steps.
+    static_assert(Segments::kRows % Tile::kWarpRows == 0 && Segments::kCols % Tile::kWarpCols == 0);
+    const std::uint32_t place = p.segments.tile_of(row0 + warp.row, col0 + warp.col);
+    bool first = true;
+    std::uint32_t segment_end = p.segment_end(place, 0);
     for (std::uint32_t step = 0; step < steps; ++step) {
       wait_for_copies<Tile::kStages - 2>();
       __syncthreads();  // the stage is there for all, and all have read the one to refill
@@ -72,14 +79,14 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
         if (step + 1 == steps) warp.apply(scales, offset);
       }
       // The next tile's first barrier keeps its results from overtaking the reads below.
-      if (step + 1 == steps || (step + 1) % p.segment_steps == 0) {
-        warp.write(staged, step < p.segment_steps);
+      if (step + 1 == segment_end) {
+        warp.write(staged, first);
         warp.clear_results();
+        first = false;
+        if (step + 1 < steps) segment_end = p.segment_end(place, step + 1);
       }
     }
     __syncthreads();
-    std::uint32_t row0, col0;
-    locate<Tile>(p, tile, row0, col0);
     constexpr std::uint32_t kFours = Tile::kCols / 4;
 #pragma unroll 4
     for (std::uint32_t i = threadIdx.x; i < Tile::kRows * kFours; i += Tile::kThreads) {
@@ -147,8 +154,9 @@ void int_gemm_tiles(const IntProduct& product) {
   p.k = static_cast<std::uint32_t>(a.size(1));
   p.blocks = static_cast<std::uint32_t>(product.blocks());
   p.block_steps = static_cast<std::uint32_t>(ceil_div(product.block, kStep));
-  p.segment_steps = static_cast<std::uint32_t>(ceil_div(
-      segment_blocks(product.m(), product.n(), product.k, product.block) * product.block, kStep));
+  p.segments = Segments(product.m(), product.n(), product.k, product.block);
+  p.unit_steps = static_cast<std::uint32_t>(
+      ceil_div(p.segments.unit * std::min(product.block, product.k), kStep));
   p.short_blocks = std::min(product.block, product.k) <= 256;
   const bool large = product.plan.tile == IntPlan::Tile::Chosen
                          ? use_large(product.m(), product.n())

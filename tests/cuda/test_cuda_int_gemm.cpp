@@ -231,6 +231,20 @@ GPU_TEST("cuda int gemm: segments of a long contraction add up in order") {
   check({1024, 1100, 16384, 16384, kRow, kRow}, {DType::F32, false, true});
 }
 
+GPU_TEST("cuda int gemm: helpers' parts join alike whenever they come, also in a graph") {
+  const CodeOperand a = on_gpu(make(kGroup, 300, 4352, 17, 1)),
+                    b = on_gpu(make(kGroup, 520, 4352, 17, 2));
+  const Tensor once = Tensor::zeros({300, 520}, DType::F32, kGpu), again = once.clone();
+  cuda::IntProduct p{once, a, b, 4352, 256, {}, true};
+  for (int i = 0; i < 4; ++i) cuda::int_gemm_tiles(p);
+  p.c = again;
+  cuda::Graph graph;
+  graph.record([&] { cuda::int_gemm_grouped(p); });
+  for (int i = 0; i < 2; ++i) graph.launch();
+  for (int i = 0; i < 2; ++i) cuda::int_gemm_grouped(p);
+  check_bits(once.to(kCpu), again);
+}
+
 GPU_TEST("cuda int gemm: a panel of b in shared memory") {
   for (const auto& [m, n, k] : {std::array<std::int64_t, 3>{1, 1, 1},  // one tile of one panel
                                 {64, 192, 128},
@@ -349,7 +363,11 @@ GPU_TEST("cuda int gemm: every route gives the same bits") {
   for (const Case& t : {Case{70, 96, 1600, 1600, kRow, kRow},
                         {70, 96, 600, 600, kRow, kRow},
                         {70, 96, 1600, 128, kGroup, kBlock128},
-                        {70, 96, 1600, 32, {kI4}, kGroup}}) {
+                        {70, 96, 1600, 32, {kI4}, kGroup},
+                        {70, 96, 6000, 256, kGroup, kGroup},  // cut in two
+                        {200, 300, 4300, 128, kGroup, kBlock128},
+                        {200, 300, 4300, 32, kGroup, kGroup},
+                        {200, 300, 4300, 64, kGroup, kGroup}}) {
     check(t, {}, cuda::int_gemm_tiles);
     check(t, {}, cuda::int_gemm_general);
     if (t.block % 128 == 0 || t.block == t.k) check(t, {}, cuda::int_gemm_wgmma);
