@@ -1,7 +1,8 @@
 // How the contraction of a product with several blocks is cut into segments, whose sums are added
 // in order: a part of the definition (kernels.h, int_gemm), chosen so that 66 workers (pairs of a
 // GPU's multiprocessors) take equal shares (Osama et al., "Stream-K", PPoPP 2023). It follows from
-// the shape alone, whatever device works. Plain arithmetic for host and device.
+// the product's shape and the result's tile, whatever device works. Plain arithmetic for host and
+// device.
 //
 // Results are tiles of 192 × 256, numbered down the columns of strips of 8 rows of tiles. Those
 // that whole turns of the workers leave over, the last ones, are split: each has a segment of
@@ -25,7 +26,7 @@ struct Segments {
 
   std::uint32_t down = 1, across = 1;  // tiles
   std::uint32_t blocks = 1;            // of the contraction
-  std::uint32_t unit = 1;              // blocks, 128 codes or one block: segments are whole units
+  std::uint32_t unit = 1;              // blocks: what 128 codes hold, at least one; not cut
   std::uint32_t units = 1;             // of the contraction
   std::uint32_t split = 0;             // tiles
   std::uint32_t first = 0;             // units
@@ -120,8 +121,9 @@ struct TileSegment {
 };
 
 // The segments of a worker, one after the other. Helpers' parts are dealt first, then whole tiles,
-// then the beginnings of split ones, all in turn: parts that a tile joins are on the way for long,
-// and begin before it however few workers there are, so nobody waits in a circle.
+// then the beginnings of split ones, all in turn: parts that a tile joins are on the way for long
+// and begin before it, so nobody waits in a circle, if all workers run at once or begin in order,
+// kWorkers of them or one for each share.
 class SegmentWalk {
  public:
   NIBBLE_HD SegmentWalk(const Segments& segments, std::uint32_t worker, std::uint32_t workers)

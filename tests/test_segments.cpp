@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "quant/segments.h"
@@ -101,12 +102,18 @@ TEST_CASE("segments: they cover the contraction of every tile once, in order, by
 }
 
 // Every segment of the definition is taken once; and all workers come to an end, few or many, when
-// each runs until it waits for a part that has not been left yet.
+// each runs until it waits for a part that has not been left yet: all of them at once, or where
+// they are as many as the definition has, `running` of them, the next one when one ends.
 TEST_CASE("segments: workers take each of them once and nobody waits in a circle") {
   for (const auto& [m, n, k, block] : kShapes)
-    for (const std::uint32_t workers : {1u, 7u, 57u, 66u, 80u}) {
+    for (const auto& [asked, running] : std::vector<std::pair<std::uint32_t, std::uint32_t>>{
+             {1, 1}, {7, 7}, {57, 57}, {66, 66}, {80, 80}, {66, 1}, {66, 2}, {66, 9}, {66, 40}}) {
       const Segments s(m, n, k, block);
       if (s.tiles() > 2000) continue;
+      const std::uint32_t workers =
+          running < asked ? std::min(asked, s.tiles() + s.helpers) : asked;
+      CAPTURE(workers);
+      CAPTURE(running);
       std::vector<std::vector<TileSegment>> of(workers);
       std::vector<std::uint32_t> units(s.tiles());
       for (std::uint32_t worker = 0; worker < workers; ++worker) {
@@ -122,7 +129,10 @@ TEST_CASE("segments: workers take each of them once and nobody waits in a circle
       std::uint32_t ended = 0;
       for (bool moved = true; moved;) {
         moved = false;
-        for (std::uint32_t worker = 0; worker < workers; ++worker)
+        std::uint32_t begun = std::min(running, workers);
+        for (std::uint32_t worker = 0; worker < begun; ++worker)
+          if (at[worker] == of[worker].size() && begun < workers) ++begun;
+        for (std::uint32_t worker = 0; worker < begun; ++worker)
           for (; at[worker] < of[worker].size(); ++at[worker], moved = true) {
             const TileSegment& x = of[worker][at[worker]];
             if (x.first > 0) {

@@ -17,7 +17,7 @@ namespace nibble::train {
 // Logits after the tokens so far. With a cache the model reads each token once while the text fits
 // its context; beyond it the window slides and is read anew for every token, because positions are
 // learned. Without one the window is always read anew. The two agree as far as the recipe lets a
-// row's values be independent of the rows read with it (models/README.md).
+// row's values be independent of the rows read with it (tiles of several rows, quant/segments.h).
 class LogitsReader {
  public:
   LogitsReader(LanguageModel& model, bool cached);

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "quant/cuda/grouped_consumer.cuh"
+#include "tensor/cuda/launch_together.h"
 #include "tensor/cuda/tensor_map.h"
 
 namespace nibble::cuda {
@@ -123,8 +124,12 @@ void run(const IntProduct& product) {
   const CUtensorMap map_a = swizzled_map(a.raw(), m, k, k, 1, kRows / S::kAcross),
                     map_b = swizzled_map(b.raw(), n, k, k, 1, kCols / S::kDown);
   const CUtensorMap map_c = p.boxes ? swizzled_map(out.c, m, n, out.stride * 2, 2, 16) : map_a;
-  launch(grouped_kernel<S>, dim3(p.clusters * S::kCluster), dim3(kThreads), S::kBytes, map_a, map_b,
-         map_c, p, out);
+  const dim3 grid(p.clusters * S::kCluster), threads(kThreads);
+  // Who waits must not keep others out: segments.h, SegmentWalk.
+  if (p.segments.split > 0 && p.clusters != std::min<std::int64_t>(shares, Segments::kWorkers))
+    launch_together(grouped_kernel<S>, grid, threads, S::kBytes, map_a, map_b, map_c, p, out);
+  else
+    launch(grouped_kernel<S>, grid, threads, S::kBytes, map_a, map_b, map_c, p, out);
 }
 
 }  // namespace
