@@ -237,7 +237,7 @@ TEST_CASE("recipe: presets for speed") {
     CHECK(r.weights == WeightStorage::F32);
   }
   CHECK(recipes::parse("int8").moments ==
-        MomentRecipe{.m = "dyn8:group256", .v = "dynu8:group256", .simulated = false});
+        MomentRecipe{.m = "dyn8:group256", .v = "dynu8:group256:sr:recip", .simulated = false});
   CHECK(recipes::parse("int8_rowwise").moments == MomentRecipe{});
 }
 

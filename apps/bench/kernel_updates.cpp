@@ -109,7 +109,7 @@ class Updates {
     AdamOptions options;
     options.m.codec = find_codec(moments);
     // Second moments are never negative.
-    options.v.codec = find_codec(moments == "dyn8:group256" ? "dynu8:group256" : moments);
+    options.v.codec = find_codec(moments == "dyn8:group256" ? "dynu8:group256:sr:recip" : moments);
     return options;
   }
   // Whole updates: decode, update, encode. The parameters are there from the first run on.

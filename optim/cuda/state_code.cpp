@@ -46,6 +46,11 @@ BookSearch search_of(const CodeBook& book) {
   s.has_negative = book.bounds.front() < 0;
   s.has_window = true;
   s.has_window = alone && s.low >= 0 && s.entries() <= BookSearch::kMostEntries;
+  const std::vector<float>& values = book.values;
+  s.floors = values.size() == 256 && values[0] == 0 && bucket_of(values[1]) > s.low &&
+             bucket_of(values[255]) <= s.high;
+  for (std::size_t i = 2; i < values.size(); ++i)
+    s.floors = s.floors && bucket_of(values[i - 1]) != bucket_of(values[i]);
   return s;
 }
 

@@ -23,6 +23,8 @@ enum class Known : std::uint8_t {
   // magnitudes.
   SignedBook,
   UnsignedBook,
+  // The same of magnitudes, but stochastic and by products with the step's inverse.
+  StochasticBook,
 };
 template <Known kKnown>
 __device__ StateFacts facts_of(const StateCode& c) {
@@ -31,15 +33,19 @@ __device__ StateFacts facts_of(const StateCode& c) {
     return {false, Int, ScaleType::F32, false, false, false, false, false};
   if constexpr (kKnown == Known::SignedBook || kKnown == Known::UnsignedBook)
     return {true, Book, ScaleType::F32, false, false, false, true, kKnown == Known::SignedBook};
+  if constexpr (kKnown == Known::StochasticBook)
+    return {true, Book, ScaleType::F32, false, true, true, true, false};
   return {c.coded,      c.kind,       c.scale,           c.packed,
           c.stochastic, c.reciprocal, c.book.has_window, c.book.has_negative};
 }
 
 // Tables of a StateCode in shared memory.
 struct StateTables {
+  // Of a StochasticBook how far above each value the next one lies, in place of bounds.
   float values[256], bounds[256];
   // book.entries() of them: start << 16 | (0xffff − low half of a bound), less the bucket's own
-  // bits (for negative values, whose bits count down: less their complement's).
+  // bits (for negative values, whose bits count down: less their complement's). Of a StochasticBook
+  // bounds are its values, which belong to the code above: one more.
   std::uint32_t entries[1];
 
   NIBBLE_HD static std::size_t bytes(const StateCode& c) {
@@ -50,12 +56,20 @@ struct StateTables {
 };
 
 // Called by all threads of a block.
-__device__ inline void prepare(const StateCode& c, StateTables& t) {
+template <Known kKnown>
+__device__ void prepare(const StateCode& c, StateTables& t) {
   if (c.kind == StateCode::Kind::Int) return;
+  constexpr bool kFloors = kKnown == Known::StochasticBook;
   const float *values = c.values, *bounds = c.book.bounds;
-  for (unsigned i = threadIdx.x; i < 256; i += blockDim.x)
-    t.values[i] = values[i], t.bounds[i] = bounds[i];
+  for (unsigned i = threadIdx.x; i < 256; i += blockDim.x) {
+    t.values[i] = values[i];
+    if (!kFloors)
+      t.bounds[i] = bounds[i];
+    else
+      t.bounds[i] = i < 255 ? codec::sub(values[i + 1], values[i]) : HUGE_VALF;
+  }
   __syncthreads();
+  const float* const limits = kFloors ? t.values + 1 : t.bounds;
   for (std::uint32_t i = threadIdx.x; i < c.book.entries(); i += blockDim.x) {
     const bool negative = i >= c.book.side;
     const std::uint32_t bucket =
@@ -64,16 +78,16 @@ __device__ inline void prepare(const StateCode& c, StateTables& t) {
     const float least = std::bit_cast<float>(negative ? 0x8000ffffu | bucket << 16 : bucket << 16);
     std::uint32_t start = 0;
     for (std::uint32_t step = 128; step > 0; step >>= 1)
-      start += t.bounds[start + step - 1] < least ? step : 0u;
-    const float next = start < 255 ? t.bounds[start] : HUGE_VALF;
+      start += limits[start + step - 1] < least ? step : 0u;
+    const float next = start < 255 ? limits[start] : HUGE_VALF;
     const std::uint32_t bits = std::bit_cast<std::uint32_t>(next);
     const bool inside = bits >> 16 == (bucket | (negative ? 0x8000u : 0u));
     const std::uint32_t half = (negative ? ~bits : bits) & 0xffffu;
     // Beyond all bounds come values of less than half a bucket: none may seem close to one.
     const bool outermost = bucket == static_cast<std::uint32_t>(c.book.high);
-    const std::uint32_t rest = !outermost ? 0u : negative ? 0u - 0x8000u : 0x8000u;
+    const std::uint32_t rest = kFloors || !outermost ? 0u : negative ? 0u - 0x8000u : 0x8000u;
     const std::uint32_t own = negative ? 0xffffu - bucket : bucket;
-    t.entries[i] = (start << 16) + (inside ? 0xffffu - half : rest) - (own << 16);
+    t.entries[i] = (start << 16) + (inside ? 0xffffu + kFloors - half : rest) - (own << 16);
   }
 }
 
@@ -209,12 +223,39 @@ __device__ inline void search(const StateFacts& f, const BookSearch& book, const
     if (y[j] != y[j]) codes[j] = book.size - 1;
 }
 
+// Codes of a StochasticBook, with the bits of codec::round_book: the value below, and the next one
+// as often as x lies near it.
+__device__ inline void round_up_or_down(const StateFacts& f, const BookSearch& book,
+                                        const StateTables& t, const float (&x)[8], float step,
+                                        std::uint32_t most, const std::uint32_t (&noise)[4],
+                                        std::uint32_t (&codes)[8]) {
+  const float factor = codec::multiplier_of(step);
+#pragma unroll
+  for (unsigned j = 0; j < 8; ++j) {
+    const float y = codec::mul(x[j], factor);
+    const std::uint32_t below = look_up(f, book, t, y, true) >> 16;
+    // (draw + ½) / 2^16 as the fraction of a number from 1 to 2.
+    const float u = codec::sub(std::bit_cast<float>(0x3f800040u | draw_of(noise, j) << 7), 1.0f);
+    codes[j] = below + (codec::mul(u, t.bounds[below]) < codec::sub(y, t.values[below]) ? 1u : 0u);
+  }
+  if (std::bit_cast<float>(most) <= codec::kFloatMax) return;
+#pragma unroll
+  for (unsigned j = 0; j < 8; ++j) {
+    const float y = codec::mul(x[j], factor);
+    if (y != y) codes[j] = book.size - 1;
+  }
+}
+
 // The codes of x, a byte each. `noise`: eight draws, for stochastic specs.
 template <Known kKnown>
 __device__ uint2 encode(const StateFacts& f, const StateCode& c, const StateTables& t,
                         const float (&x)[8], float step, std::uint32_t most,
                         const std::uint32_t (&noise)[4]) {
   std::uint32_t codes[8];
+  if constexpr (kKnown == Known::StochasticBook) {
+    round_up_or_down(f, c.book, t, x, step, most, noise, codes);
+    return {join_bytes<0>(codes), join_bytes<0>(codes + 4)};
+  }
   if constexpr (kKnown == Known::SignedBook || kKnown == Known::UnsignedBook)
     if (search_products(f, c.book, t, x, step, most, codes))
       return {join_bytes<2>(codes), join_bytes<2>(codes + 4)};
@@ -266,7 +307,7 @@ __device__ inline float load_step(ScaleType type, const void* scales, std::uint6
 template <Known kKnown>
 __device__ float store_step(ScaleType type, const StateCode& c, void* scales, std::uint64_t i,
                             std::uint32_t most, bool stores) {
-  if constexpr (kKnown == Known::SignedBook || kKnown == Known::UnsignedBook) {
+  if constexpr (kKnown != Known::Nothing) {
     const auto magnitude = std::bit_cast<float>(most);
     const float step = codec::one_nan(magnitude < c.step.floor ? c.step.floor : magnitude);
     if (stores) static_cast<float*>(scales)[i] = step;

@@ -20,7 +20,8 @@ struct BookSearch {
   std::int32_t low, high;  // buckets of magnitudes from below the least bound to above the largest
   std::uint32_t side;      // entries of each sign; those of negative values follow
   bool has_window, has_negative;
-  bool apart;  // a value near a bucket's edge has at most one bound near it
+  bool apart;   // a value near a bucket's edge has at most one bound near it
+  bool floors;  // no bucket holds more than one of its 256 values but 0, and all lie in the window
 
   NIBBLE_HD std::uint32_t entries() const { return has_window ? side * (has_negative ? 2 : 1) : 0; }
 };
@@ -51,6 +52,11 @@ struct StateCode {
   bool is_plain_book(bool with_negative) const {
     return coded && book.has_negative == with_negative && kind == Kind::Book && !packed &&
            !stochastic && !reciprocal && book.has_window && book.apart && has_plain_step();
+  }
+  // Of magnitudes, rounded stochastically from products with the step's inverse.
+  bool is_stochastic_book() const {
+    return coded && !book.has_negative && kind == Kind::Book && !packed && stochastic &&
+           reciprocal && book.has_window && book.floors && has_plain_step();
   }
 };
 

@@ -58,8 +58,8 @@ __global__ void __launch_bounds__(kBlock, kBlocks<kM, kF32>)
   auto& m_tables = *reinterpret_cast<StateTables*>(shared);
   auto& v_tables =
       *reinterpret_cast<StateTables*>(shared + StateTables::bytes(work.codes[0]) / sizeof(float));
-  prepare(work.codes[0], m_tables);
-  prepare(work.codes[1], v_tables);
+  prepare<kM>(work.codes[0], m_tables);
+  prepare<kV>(work.codes[1], v_tables);
   __syncthreads();
 
   const std::uint32_t stride = gridDim.x * kWarps;
@@ -200,6 +200,9 @@ void adam_stored(std::vector<StoredUpdate>& all, const AdamRule& rule, const Ste
     else if (l.vectors && m.is_plain_book(true) && v.is_plain_book(false))
       l.f32 ? run<1, SignedBook, UnsignedBook, true>(*work, l)
             : run<1, SignedBook, UnsignedBook>(*work, l);
+    else if (l.vectors && m.is_plain_book(true) && v.is_stochastic_book())
+      l.f32 ? run<1, SignedBook, StochasticBook, true>(*work, l)
+            : run<1, SignedBook, StochasticBook>(*work, l);
     else
       run<1>(*work, l);
   }

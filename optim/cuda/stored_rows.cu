@@ -109,8 +109,8 @@ __global__ void __launch_bounds__(kMostThreads) rows_kernel(const __grid_constan
   auto& m_tables = *reinterpret_cast<StateTables*>(shared);
   auto& v_tables = *reinterpret_cast<StateTables*>(shared + m_words);
   auto* const kept = reinterpret_cast<float*>(shared + m_words + v_words);
-  prepare(work.codes[0], m_tables);
-  prepare(work.codes[1], v_tables);
+  prepare<kM>(work.codes[0], m_tables);
+  prepare<kV>(work.codes[1], v_tables);
   __syncthreads();
 
   const RowUnit<kEach, kM, kV, kVectors> update_unit{work, m_tables, v_tables};
@@ -252,6 +252,8 @@ void adam_stored_rows(std::vector<StoredUpdate>& all, const AdamRule& rule, cons
       run<2>(*work, l);
     else if (l.vectors && m.is_plain_book(true) && v.is_plain_book(false))
       run<1, Known::SignedBook, Known::UnsignedBook>(*work, l);
+    else if (l.vectors && m.is_plain_book(true) && v.is_stochastic_book())
+      run<1, Known::SignedBook, Known::StochasticBook>(*work, l);
     else
       run<1>(*work, l);
   }

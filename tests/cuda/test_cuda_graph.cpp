@@ -43,7 +43,7 @@ Training train(const std::string& recipe_text, const std::string& moments, bool 
   Gpt2 model(c, recipe, 42, kGpu);
   AdamOptions options;
   options.m.codec = find_codec(moments);
-  options.v.codec = find_codec(moments == "dyn8:group256" ? "dynu8:group256" : moments);
+  options.v.codec = find_codec(moments == "dyn8:group256" ? "dynu8:group256:sr:recip" : moments);
   AdamW adam({{parameters(model), 1, 0.1}}, options);
   StepState state(kGpu);
   Tape tape;

@@ -197,6 +197,7 @@ GPU_TEST("cuda long: encoded moments and stored weights over two updates") {
   };
   for (const Case& c : {Case{"f32", "f32", "f32"}, Case{"bf16", "bf16", "bf16"},
                         Case{"int8", "dyn8:group256", "dynu8:group256"},
+                        Case{"f32", "dyn8:group256", "dynu8:group256:sr:recip"},
                         Case{"f32", "int8:group128", "uint8:sr:group128"},
                         Case{"f32", "int4:packed:group128", "lin4u:packed:group128"},
                         Case{"f32", "sim(dyn8:group256)", "sim(dynu8:group256)"}})

@@ -31,8 +31,8 @@ void apply(const StoredUpdate& u, const AdamRule& rule, double lr = 0) {
 
 // The kernel of two books: by β₁ = β₂ = 0 from fresh states, so that the moments are the gradient
 // and its square.
-void check_two_books(const Tensor& g, double lr, float epsilon) {
-  const QuantSpec specs[] = {parse_spec("dyn8:group256"), parse_spec("dynu8:group256")};
+void check_two_books(const Tensor& g, double lr, float epsilon, const QuantSpec& second) {
+  const QuantSpec specs[] = {parse_spec("dyn8:group256"), second};
   const AdamRule rule{0, 0, epsilon};
   Tensor weight = uniform(g.shape(), DType::F32, -1, 1, 600);
   StoredUpdate u = update_of(weight, g);
@@ -54,6 +54,13 @@ void check_two_books(const Tensor& g, double lr, float epsilon) {
     const QTensor expected = quantize(i == 0 ? m : v, specs[i]);
     check_bits(expected.payload(), moments[i].payload());
     check_bits(expected.scales(), moments[i].scales());
+  }
+}
+
+void check_two_books(const Tensor& g, double lr, float epsilon) {
+  for (const char* second : {"dynu8:group256", "dynu8:group256:sr:recip"}) {
+    CAPTURE(std::string(second));
+    check_two_books(g, lr, epsilon, parse_spec(second));
   }
 }
 
@@ -136,6 +143,30 @@ GPU_TEST("cuda optim: codes of two books' moments are those of the quantizer for
     }
     check_two_books(g, part % 2 ? 1e-3 : 0, 1e-8f);
   }
+}
+
+// A stochastic second moment: every value of the book with its neighbours under largest values of
+// any size, groups of zeros, and numbers that are not finite.
+GPU_TEST("cuda optim: stochastic codes of second moments are those of the quantizer") {
+  const QuantSpec spec = parse_spec("dynu8:group256:sr:recip");
+  constexpr std::int64_t kGroups = 1 << 13;
+  Tensor g = uniform({kGroups, 256}, DType::F32, -1, 1, 800);
+  float* const p = g.data<float>();
+  for (std::int64_t i = 0; i < kGroups; ++i) {
+    float* const group = p + i * 256;
+    const float most = std::ldexp(1 + 0.37f * group[1] * group[1], static_cast<int>(i % 110) - 55);
+    for (std::int64_t j = 1; j < 256; ++j) {
+      const float root = std::sqrt(spec.format.value_of(static_cast<std::uint8_t>(j)));
+      group[j] =
+          i % 3 == 2 ? group[j] * most : neighbour(root * most, static_cast<int>(i / 3 % 9) - 4);
+    }
+    group[0] = most;
+    if (i % 64 == 0) std::fill(group, group + 256, 0.0f);
+    if (i % 64 == 17) group[i % 256] = INFINITY;
+    if (i % 64 == 34) group[i % 256] = NAN;
+    if (i % 64 == 51) group[i % 256] = 1e30f;  // whose square is not finite
+  }
+  check_two_books(g, 0, 1e-8f, spec);
 }
 
 // AdamVector's shortcut is for v of 2^-101 to 2^40 and dividends of 2^-90 to 2^60: one element of a

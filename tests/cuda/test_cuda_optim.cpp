@@ -118,6 +118,7 @@ GPU_TEST("cuda optim: an update of stored moments gives the bits of the chain an
       {"f32", "f32"},
       {"bf16", "f32"},
       {"dyn8:group256", "dynu8:group256"},
+      {"dyn8:group256", "dynu8:group256:sr:recip"},
       {"dyn8:group256:sr", "dynu8:group64:sr"},
       {"int8:group128", "dynu8:group512"},
       {"int4:group128:packed:sr", "dynu8:group256"},
