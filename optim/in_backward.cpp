@@ -23,9 +23,7 @@ void Optimizer::update_now(Parameter& p, StepState& state, double max_norm) {
   const auto entry = std::ranges::find(entries_, &p, &Entry::parameter);
   NIBBLE_CHECK(entry != entries_.end(), "optimizer", "{} is in no group", p.name);
   begin_updates(state);
-  Tensor squares = Tensor::zeros({1}, DType::F64, home_);
-  NIBBLE_DISPATCH(p.device(), sum_squares_of_all(squares, {p.grad()}));
-  NIBBLE_DISPATCH(home_, clip_parameter(state.scalars(), squares_, squares, max_norm));
+  NIBBLE_DISPATCH(p.device(), clip_parameter(state.scalars(), squares_, p.grad(), max_norm));
   update_entries({&*entry}, state, false);
   p.bump_version();
   p.release_grad();

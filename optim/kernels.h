@@ -28,9 +28,10 @@ NIBBLE_KERNEL(accumulate_loss, StepScalars* step, const Tensor& loss, double div
 // becomes max_norm / (norm + 1e-6) when max_norm is positive and the norm exceeds it (the 1e-6 is
 // torch.nn.utils.clip_grad_norm_'s; it keeps a zero norm from dividing).
 NIBBLE_KERNEL(clip_by_norm, StepScalars* step, const Tensor& squares, double max_norm)
-// The same for one parameter of many, of which none knows the others' norms: total += squares,
-// step.norm = √total, and step.clip is the parameter's own (1 where max_norm is 0 or not exceeded).
-NIBBLE_KERNEL(clip_parameter, StepScalars* step, Tensor& total /*F64, 1*/, const Tensor& squares,
+// The same for one gradient (F32 or BF16; the CPU also F64) of many, of which none knows the others'
+// norms: total += its sum of squares, step.norm = √total, and step.clip is its own (1 where max_norm
+// is 0 or not exceeded).
+NIBBLE_KERNEL(clip_parameter, StepScalars* step, Tensor& total /*F64, 1*/, const Tensor& gradient,
               double max_norm)
 // One more of `skipped` when the step is bad; otherwise of `updates`, and `number` (I32) becomes
 // that count: the step that the keys of the update's draws read. Either counter may be left out.

@@ -41,8 +41,10 @@ void clip_by_norm(StepScalars* step, const Tensor& squares, double max_norm) {
   update::clip_by_norm(*step, *squares.data<double>(), max_norm);
 }
 
-void clip_parameter(StepScalars* step, Tensor& total, const Tensor& squares, double max_norm) {
-  update::clip_parameter(*step, *total.data<double>(), *squares.data<double>(), max_norm);
+void clip_parameter(StepScalars* step, Tensor& total, const Tensor& gradient, double max_norm) {
+  Tensor squares = Tensor::zeros({1}, DType::F64);
+  sum_squares(squares, gradient, false);
+  update::clip_parameter(*step, *total.data<double>(), squares.item(), max_norm);
 }
 
 void count_update(Tensor& updates, Tensor& skipped, Tensor& number, const StepScalars* step) {

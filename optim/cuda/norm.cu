@@ -1,9 +1,10 @@
-// The sum of squares of many tensors: what the global norm of gradients is made of. Reads 4 or 2
-// bytes an element once; computes two operations in f64 and four of integers. Bound by memory
-// (0.5 GB of GPT-2 124M's gradients: 0.12 ms of an H200); `nibble bench kernels` measures it.
-// A warp takes a piece of cpu/loops.h's kGrain elements, lane l the elements l + 32 i, as
-// cpu/lanes.h folds them; a warp then adds up a tensor's pieces, and one thread the tensors.
-#include "optim/kernels.h"
+// The sums of squares of many tensors, or of one, whose clip factor follows: what norms of
+// gradients are made of. Reads 4 or 2 bytes an element once; computes two operations in f64 and
+// four of integers. Bound by memory (0.5 GB of GPT-2 124M's gradients: 0.12 ms of an H200); `nibble
+// bench kernels` measures it. A warp takes a piece of cpu/loops.h's kGrain elements, lane l the
+// elements l + 32 i, as cpu/lanes.h folds them; a warp then adds up a tensor's pieces, and one
+// thread the tensors.
+#include "optim/update_math.h"
 #include "tensor/cuda/lanes.cuh"
 
 namespace nibble::cuda {
@@ -89,38 +90,72 @@ __global__ void __launch_bounds__(kBlock)
   if (threadIdx.x % kWarp == 0) sums[piece] = sum;
 }
 
-// Each tensor's pieces from left to right: lanes fetch the next ones while the sum goes on.
-__global__ void __launch_bounds__(kBlock)
-    tensors_kernel(double* totals, const double* sums, const __grid_constant__ Parts parts) {
-  const std::uint32_t own = blockIdx.x * kWarps + threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  if (own >= static_cast<std::uint32_t>(parts.count)) return;
-  const Part& p = parts.part[own];
-  const double* from = sums + p.first_piece;
-  const auto pieces = static_cast<std::uint32_t>((p.count + kPiece - 1) / kPiece);
-  double total = 0, next = lane < pieces ? from[lane] : 0.0;
-  for (std::uint32_t i = 0; i < pieces; i += kWarp) {
+// Of a warp, from left to right: lanes fetch the next ones while the sum goes on.
+__device__ double ordered_sum(const double* from, std::uint32_t count) {
+  const std::uint32_t lane = threadIdx.x % kWarp;
+  double total = 0, next = lane < count ? from[lane] : 0.0;
+  for (std::uint32_t i = 0; i < count; i += kWarp) {
     const double here = next;
-    if (i + kWarp + lane < pieces) next = from[i + kWarp + lane];
-    if (i + kWarp <= pieces) {
+    if (i + kWarp + lane < count) next = from[i + kWarp + lane];
+    if (i + kWarp <= count) {
 #pragma unroll
       for (int l = 0; l < static_cast<int>(kWarp); ++l) total += __shfl_sync(kFullMask, here, l);
     } else {
-      for (std::uint32_t l = 0; i + l < pieces; ++l)
+      for (std::uint32_t l = 0; i + l < count; ++l)
         total += __shfl_sync(kFullMask, here, static_cast<int>(l));
     }
   }
-  if (lane == 0) totals[own] = total;
+  return total;
+}
+
+__global__ void __launch_bounds__(kBlock)
+    tensors_kernel(double* totals, const double* sums, const __grid_constant__ Parts parts) {
+  const std::uint32_t own = blockIdx.x * kWarps + threadIdx.x / kWarp;
+  if (own >= static_cast<std::uint32_t>(parts.count)) return;
+  const Part& p = parts.part[own];
+  const double total = ordered_sum(sums + p.first_piece,
+                                   static_cast<std::uint32_t>((p.count + kPiece - 1) / kPiece));
+  if (threadIdx.x % kWarp == 0) totals[own] = total;
 }
 
 __global__ void total_kernel(double* y, const double* totals, std::uint32_t count) {
-  const std::uint32_t lane = threadIdx.x;
-  double total = 0;
-  for (std::uint32_t i = 0; i < count; i += kWarp) {
-    const double here = i + lane < count ? totals[i + lane] : 0.0;
-    for (std::uint32_t l = 0; l < kWarp && i + l < count; ++l)
-      total += __shfl_sync(kFullMask, here, static_cast<int>(l));
+  const double total = ordered_sum(totals, count);
+  if (threadIdx.x == 0) *y = total;
+}
+
+// A gradient's norm from its pieces, and the clip factor.
+__global__ void clip_pieces_kernel(StepScalars* step, double* total, const double* sums,
+                                   std::uint32_t pieces, double max_norm) {
+  const double squares = ordered_sum(sums, pieces);
+  if (threadIdx.x == 0) update::clip_parameter(*step, *total, squares, max_norm);
+}
+// The same of a gradient of at most kWarps pieces, all in one block.
+template <class T>
+__global__ void __launch_bounds__(kBlock)
+    clip_small_kernel(StepScalars* step, double* total, const T* gradient, std::int64_t count,
+                      double max_norm) {
+  __shared__ double sums[kWarps];
+  const std::uint32_t warp = threadIdx.x / kWarp;
+  const std::int64_t begin = warp * kPiece;
+  if (begin < count) {
+    const double sum = piece_sum(gradient + begin, static_cast<int>(min(count - begin, kPiece)));
+    if (threadIdx.x % kWarp == 0) sums[warp] = sum;
   }
-  if (lane == 0) *y = total;
+  __syncthreads();
+  if (warp > 0) return;
+  const double squares =
+      ordered_sum(sums, static_cast<std::uint32_t>((count + kPiece - 1) / kPiece));
+  if (threadIdx.x == 0) update::clip_parameter(*step, *total, squares, max_norm);
+}
+
+void check_dtype(const Tensor& x) {
+  NIBBLE_CHECK(x.dtype() == DType::F32 || x.dtype() == DType::BF16, "clip",
+               "got dtype {} on a GPU, expected f32 or bf16; f64 is for the CPU", x.dtype());
+}
+
+void launch_pieces(double* sums, const Parts& parts) {
+  launch(pieces_kernel, static_cast<unsigned>(ceil_div(parts.pieces, kWarps)), kBlock, 0, sums,
+         parts);
 }
 
 }  // namespace
@@ -134,8 +169,7 @@ void sum_squares_of_all(Tensor& y, const std::vector<Tensor>& x) {
       launches.back().count = 0;
       launches.back().first_piece = static_cast<std::uint32_t>(pieces);
     }
-    NIBBLE_CHECK(one.dtype() == DType::F32 || one.dtype() == DType::BF16, "clip",
-                 "got dtype {} on a GPU, expected f32 or bf16; f64 is for the CPU", one.dtype());
+    check_dtype(one);
     Parts& last = launches.back();
     last.part[last.count++] = {one.raw(), one.numel(), static_cast<std::uint32_t>(pieces),
                                one.dtype() == DType::BF16};
@@ -145,9 +179,7 @@ void sum_squares_of_all(Tensor& y, const std::vector<Tensor>& x) {
   const auto tensors = static_cast<std::int64_t>(x.size());
   Tensor sums = Tensor::empty({pieces + tensors}, DType::F64, y.device());
   double* const totals = sums.data<double>() + pieces;
-  for (const Parts& parts : launches)
-    launch(pieces_kernel, static_cast<unsigned>(ceil_div(parts.pieces, kWarps)), kBlock, 0,
-           sums.data<double>(), parts);
+  for (const Parts& parts : launches) launch_pieces(sums.data<double>(), parts);
   std::int64_t first = 0;
   for (const Parts& parts : launches) {
     launch(tensors_kernel, static_cast<unsigned>(ceil_div(parts.count, kWarps)), kBlock, 0,
@@ -155,6 +187,26 @@ void sum_squares_of_all(Tensor& y, const std::vector<Tensor>& x) {
     first += parts.count;
   }
   launch(total_kernel, 1, kWarp, 0, y.data<double>(), totals, static_cast<std::uint32_t>(tensors));
+}
+
+void clip_parameter(StepScalars* step, Tensor& total, const Tensor& gradient, double max_norm) {
+  check_dtype(gradient);
+  const std::int64_t pieces = ceil_div(gradient.numel(), kPiece);
+  if (pieces <= kWarps) {
+    NIBBLE_CUDA_FLOAT_SWITCH(gradient.dtype(), "clip", T,
+                             launch(clip_small_kernel<T>, 1, kBlock, 0, step, total.data<double>(),
+                                    gradient.data<T>(), gradient.numel(), max_norm));
+    return;
+  }
+  Tensor sums = Tensor::empty({pieces}, DType::F64, gradient.device());
+  Parts parts;
+  parts.part[0] = {gradient.raw(), gradient.numel(), 0, gradient.dtype() == DType::BF16};
+  parts.count = 1;
+  parts.first_piece = 0;
+  parts.pieces = static_cast<std::uint32_t>(pieces);
+  launch_pieces(sums.data<double>(), parts);
+  launch(clip_pieces_kernel, 1, kWarp, 0, step, total.data<double>(), sums.data<double>(),
+         parts.pieces, max_norm);
 }
 
 }  // namespace nibble::cuda

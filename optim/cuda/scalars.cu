@@ -15,11 +15,6 @@ __global__ void clip_kernel(StepScalars* step, const double* squares, double max
   update::clip_by_norm(*step, *squares, max_norm);
 }
 
-__global__ void clip_parameter_kernel(StepScalars* step, double* total, const double* squares,
-                                      double max_norm) {
-  update::clip_parameter(*step, *total, *squares, max_norm);
-}
-
 __global__ void count_kernel(double* updates, double* skipped, std::int32_t* number,
                              const StepScalars* step) {
   if (step->bad) {
@@ -45,11 +40,6 @@ void accumulate_loss(StepScalars* step, const Tensor& loss, double divisor) {
 
 void clip_by_norm(StepScalars* step, const Tensor& squares, double max_norm) {
   launch(clip_kernel, 1, 1, 0, step, squares.data<double>(), max_norm);
-}
-
-void clip_parameter(StepScalars* step, Tensor& total, const Tensor& squares, double max_norm) {
-  launch(clip_parameter_kernel, 1, 1, 0, step, total.data<double>(), squares.data<double>(),
-         max_norm);
 }
 
 void count_update(Tensor& updates, Tensor& skipped, Tensor& number, const StepScalars* step) {
