@@ -43,7 +43,7 @@ inline InBackwardEnd train_in_backward(const InBackwardCase& c, When when, Devic
   const std::uint32_t steps = sampled_count(5, 3), bad = steps > 3 ? 2 : 1;
   const Recipe recipe = recipes::parse(c.recipe);
   Gpt2Config config;
-  config.vocab = 160, config.context = 32, config.layers = sampled_count(2, 1), config.heads = 2,
+  config.vocab = 2176, config.context = 32, config.layers = sampled_count(2, 1), config.heads = 2,
   config.width = 64;
   config.token_chunk = 96, config.embedding_dropout = config.residual_dropout = 0.1;
   config.tie_embeddings = c.tied, config.checkpoint_blocks = c.checkpointed;

@@ -47,8 +47,8 @@ Tensor moments(bool nonnegative, std::string_view name = "moments") {
   return nonnegative ? ops::square(x) : x;
 }
 
-// β₂ = 0.95 moves a second moment by 5 % a step. Codes of 1e-4 of a group's largest are 28 % apart
-// or more, so that rounding to nearest never lets go.
+// β₂ = 0.95 moves a second moment by 5 % a step. Around 1e-4 of a group's largest the next code is
+// 12 % away, and rounding to nearest never goes there.
 TEST_CASE("codec: a small second moment decays, rounded stochastically") {
   constexpr int kSteps = 60;
   const auto decayed = [](const char* name) {
@@ -68,7 +68,7 @@ TEST_CASE("codec: a small second moment decays, rounded stochastically") {
   const double expected = std::pow(0.95, kSteps);
   CHECK(decayed("f32") == doctest::Approx(expected).epsilon(1e-4));
   CHECK(decayed("dynu8:group256:sr:recip") == doctest::Approx(expected).epsilon(0.1));
-  CHECK(decayed("dynu8:group256") > 0.5);  // why `int8` does not use it
+  CHECK(decayed("dynu8:group256") > 0.9);  // why `int8` does not use it
 }
 
 TEST_CASE("codec: a state survives a round trip within its format's error") {

@@ -108,7 +108,7 @@ class Updates {
   static AdamOptions adam_options(const std::string& moments) {
     AdamOptions options;
     options.m.codec = find_codec(moments);
-    // Second moments are never negative.
+    // Second moments are never negative, and `int8` rounds them so.
     options.v.codec = find_codec(moments == "dyn8:group256" ? "dynu8:group256:sr:recip" : moments);
     return options;
   }

@@ -199,7 +199,7 @@ void clip_parameter(StepScalars* step, Tensor& total, const Tensor& gradient, do
     return;
   }
   Tensor sums = Tensor::empty({pieces}, DType::F64, gradient.device());
-  Parts parts;
+  Parts parts{};
   parts.part[0] = {gradient.raw(), gradient.numel(), 0, gradient.dtype() == DType::BF16};
   parts.count = 1;
   parts.first_piece = 0;

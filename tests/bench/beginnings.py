@@ -37,7 +37,8 @@ def begin(args, recipe, seed, gpu):
     """Trains to --until; the error's text, or nothing."""
     run, note = args.out / f"{recipe}-{seed}", args.out / f"{recipe}-{seed}.json"
     values = [f"data.path={args.data}", f"recipe={RECIPES[recipe]}", f"trainer.seed={seed}", "trainer.checkpoint_every=0", *args.set]
-    about = json.dumps([args.nibble, args.config, *values])
+    program = pathlib.Path(args.nibble).stat()
+    about = json.dumps([args.nibble, program.st_size, program.st_mtime, args.config, *values])
     if note.exists() and note.read_text() == about and max(losses_of(run), default=0) >= args.until:
         return ""
     shutil.rmtree(run, ignore_errors=True)
@@ -48,10 +49,12 @@ def begin(args, recipe, seed, gpu):
         process = subprocess.Popen(
             [args.nibble, "train", "--config", args.config, "--device", args.device, "--output", run,
              *(word for value in values for word in ("--set", value))], stdout=to, stderr=to, env=where)
-        while process.poll() is None and max(losses_of(run), default=0) < args.until:
-            time.sleep(0.2)
-        process.kill()  # its last checkpoint is not wanted
-        process.wait()
+        try:
+            while process.poll() is None and max(losses_of(run), default=0) < args.until:
+                time.sleep(0.2)
+        finally:
+            process.kill()  # its last checkpoint is not wanted
+            process.wait()
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
     if max(losses_of(run), default=0) >= args.until:
         return ""
@@ -61,6 +64,8 @@ def begin(args, recipe, seed, gpu):
 def difference(args, recipe, base, seed):
     a, b = losses_of(args.out / f"{base}-{seed}"), losses_of(args.out / f"{recipe}-{seed}")
     steps = [step for step in a if args.until / 2 < step <= args.until and step in b]
+    if not steps:
+        sys.exit(f"beginnings: got no logged step between {args.until // 2} and {args.until}; hint: a larger --until, or --set trainer.log_every=1")
     return statistics.mean(b[step] - a[step] for step in steps)
 
 

@@ -55,6 +55,15 @@ inline void check_bits(const Tensor& cpu, const Tensor& gpu, const std::string& 
   CHECK_MESSAGE(wrong.empty(), what, ": ", wrong);
 }
 
+// NaNs agree as NaNs: which of their bits an operation keeps is the machine's choice.
+inline void check_bits_or_nan(const Tensor& cpu, const Tensor& gpu) {
+  const Tensor zero = Tensor::zeros({1}, cpu.dtype());
+  const Tensor back = gpu.to(kCpu);
+  const auto settle = [&](const Tensor& x) { return ops::where(ops::equal(x, x), x, zero); };
+  check_bits(settle(cpu), settle(back));
+  check_bits(ops::equal(cpu, cpu), ops::equal(back, back));
+}
+
 // |gpu − cpu| ≤ tol · (|cpu| + scale) everywhere; infinities and NaN must match.
 inline void check_near(const Tensor& cpu, const Tensor& gpu, double tol, double scale = 0.05,
                        const std::string& what = "") {
