@@ -138,8 +138,11 @@ struct Consumer {
   // The segments after the first, in their order.
   __device__ void join(const Item<S>& item) {
     if (item.parts == 0) return;
-    for (std::uint32_t i = thread; i < item.parts; i += 128)
-      while (hopper::load_acquiring(p.there + place(item.slot + i)) == 0) __nanosleep(64);
+    for (std::uint32_t i = thread; i < item.parts; i += 128) {
+      std::uint32_t* const flag = p.there + place(item.slot + i);
+      while (hopper::load_acquiring(flag) == 0) __nanosleep(64);
+      *flag = 0;  // nobody else reads it
+    }
     sync();
     float* const f = results;
 #pragma unroll 1

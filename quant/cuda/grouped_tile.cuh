@@ -50,7 +50,7 @@ struct Problem {
   bool boxes;                 // results leave through the copy engine as bf16
   std::uint32_t clusters;     // at work
   float4* partial;            // helpers' sums, a slot for each part, in the order of threads
-  std::uint32_t* there;       // [slots, blocks of a cluster, kGroups]: is it?
+  std::uint32_t* there;       // [slots, blocks of a cluster, kGroups]: is it? (part_flags.h)
 };
 
 // kDown × kAcross tiles of a cluster share rows of a and b. kBlockSteps: steps of a contraction

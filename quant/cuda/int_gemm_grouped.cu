@@ -16,6 +16,7 @@
 
 #include "quant/cuda/grouped_consumer.cuh"
 #include "tensor/cuda/launch_together.h"
+#include "tensor/cuda/part_flags.h"
 #include "tensor/cuda/tensor_map.h"
 
 namespace nibble::cuda {
@@ -109,14 +110,12 @@ void run(const IntProduct& product) {
   NIBBLE_CHECK(shares < INT32_MAX / 64, "int_gemm", "got {}, which is too large for one launch",
                describe(product.c));
   p.clusters = static_cast<std::uint32_t>(std::min<std::int64_t>(clusters_at_once<S>(), shares));
-  Tensor partial, there;
+  Tensor partial;
   if (p.segments.split > 0) {
-    const Device device = product.c.device();
     const std::int64_t slots = std::int64_t{p.segments.split + p.segments.helpers} * S::kCluster;
-    partial = Tensor::empty({slots * kRows, kCols}, DType::F32, device);
-    there = Tensor::zeros({slots * kGroups}, DType::I32, device);
+    partial = Tensor::empty({slots * kRows, kCols}, DType::F32, product.c.device());
     p.partial = reinterpret_cast<float4*>(partial.raw());
-    p.there = reinterpret_cast<std::uint32_t*>(there.raw());
+    p.there = part_flags(slots * kGroups);
   }
   Output out = output_of(product);
   p.bias = std::exchange(out.bias, nullptr);  // added before the results leave the registers

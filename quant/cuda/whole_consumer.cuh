@@ -104,8 +104,10 @@ struct Consumer {
   // Waits for the other parts, whose workers all run at once, and adds them to the slices that this
   // one ends.
   __device__ void join(const TilePart& part, bool late) {
-    if (leads())
+    if (leads()) {
       while (hopper::load_acquiring(arrived(part)) < part.parts) __nanosleep(32);
+      atomicInc(arrived(part), 2 * part.parts - 1);  // the last to see them all puts it back to 0
+    }
     sync();
 #pragma unroll
     for (int slice = 0; slice < static_cast<int>(S::kSlices); ++slice) {

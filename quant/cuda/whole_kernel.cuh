@@ -8,6 +8,7 @@
 #include "quant/cuda/whole_consumer.cuh"
 #include "quant/cuda/whole_plan.h"
 #include "tensor/cuda/launch_together.h"
+#include "tensor/cuda/part_flags.h"
 #include "tensor/cuda/tensor_map.h"
 
 namespace nibble::cuda::whole {
@@ -95,14 +96,12 @@ void run(const IntProduct& product, std::uint32_t rounds, const Extras& extras =
   p.plan = deal(p.pairs * p.across, static_cast<std::uint32_t>(ceil_div(k, kStep)), rounds,
                 clusters_at_once<S>());
   p.strip = strip_of(p.plan);
-  Tensor partial, arrived;
+  Tensor partial;
   if (p.plan.split > 0) {
-    const Device device = product.c.device();
     const std::int64_t blocks = std::int64_t{p.plan.slots()} * kCluster;
-    partial = Tensor::empty({blocks * kRows, S::kCols}, DType::I32, device);
-    arrived = Tensor::zeros({blocks * 2}, DType::I32, device);
+    partial = Tensor::empty({blocks * kRows, S::kCols}, DType::I32, product.c.device());
     p.partial = reinterpret_cast<int4*>(partial.raw());
-    p.arrived = reinterpret_cast<std::uint32_t*>(arrived.raw());
+    p.arrived = part_flags(blocks * 2);
   }
   Output out = output_of(product);
   p.bias = std::exchange(out.bias, nullptr);  // added before the results leave the registers

@@ -28,7 +28,9 @@ struct Problem {
   bool keeps;                   // GELU: what it is applied to is a result too
   Output kept;                  // where that goes
   int4* partial;                // sums of parts of tiles by slot, in the order of their threads
-  std::uint32_t* arrived;       // [slots, 2, 2] at a tile's first: parts that are in `partial`
+  // [slots, 2, 2] at a tile's first: parts that are in `partial`, and who has seen them all
+  // (part_flags.h).
+  std::uint32_t* arrived;
   // With zero points: sums of codes of a's and b's rows where the other side has any; the largest
   // magnitudes of codes; codes of a row.
   const std::int32_t *sums_a, *sums_b;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tensor/cuda/graph.h"
+#include "tensor/cuda/part_flags.h"
 #include "tensor/device_support.h"
 #include "tensor/out_of_memory.h"
 #include "tensor/storage.h"
@@ -20,6 +21,7 @@ struct Context {
   cublasLtHandle_t blas = nullptr;
   void* workspace = nullptr;
   Fault* fault = nullptr;  // pinned host memory that the device writes
+  std::uint32_t* part_flags = nullptr;
   int multiprocessors = 0;
 };
 
@@ -61,14 +63,17 @@ Context& context() {
         cudaDeviceGetAttribute(&c->multiprocessors, cudaDevAttrMultiProcessorCount, t_current));
     void* host = nullptr;
     NIBBLE_CUDA_CHECK(cudaHostAlloc(&host, sizeof(Fault), cudaHostAllocMapped));
-    void* claimed = nullptr;
-    NIBBLE_CUDA_CHECK(cudaMalloc(&claimed, sizeof(std::int32_t)));
-    NIBBLE_CUDA_CHECK(cudaMemset(claimed, 0, sizeof(std::int32_t)));
+    // What kernels find zeroed: the flags of parts, then who claims the fault.
+    void* words = nullptr;
+    constexpr std::size_t kBytes = (kPartFlags + 1) * sizeof(std::uint32_t);
+    NIBBLE_CUDA_CHECK(cudaMalloc(&words, kBytes));
+    NIBBLE_CUDA_CHECK(cudaMemsetAsync(words, 0, kBytes, c->stream));
+    c->part_flags = static_cast<std::uint32_t*>(words);
     c->fault = new (host) Fault{.kind = Fault::kNone,
                                 .value = 0,
                                 .position = 0,
                                 .extent = 0,
-                                .claimed = static_cast<std::int32_t*>(claimed)};
+                                .claimed = static_cast<std::int32_t*>(words) + kPartFlags};
     slot = std::move(c);
   }
   return *slot;
@@ -164,6 +169,12 @@ cudaStream_t stream() { return context().stream; }
 cudaStream_t exchange_stream(cudaStream_t s) { return std::exchange(context().stream, s); }
 int multiprocessors() { return context().multiprocessors; }
 Fault* fault() { return context().fault; }
+
+std::uint32_t* part_flags(std::int64_t count) {
+  NIBBLE_CHECK(count <= kPartFlags, "cuda", "got {} flags of parts, expected at most {}", count,
+               kPartFlags);
+  return context().part_flags;
+}
 
 cublasLtHandle_t blas() {
   Context& c = context();
