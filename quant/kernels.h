@@ -91,7 +91,7 @@ struct CodeOperand {
   std::int64_t tile_rows = 1;
   bool is_signed = true;  // of U4x2 codes
 };
-// c [M, N] F32 or BF16, rows may be strided: c (+)= a·bᵀ (+ bias F32 [N], may be undefined). Each
+// c [M, N] F32 or BF16, rows may be strided: c (+)= a·bᵀ (+ bias F32 or BF16 [N], if any). Each
 // contraction block of `block` codes is summed exactly in integers; zero points za and zb add
 // za·Σb, zb·Σa and za·zb·n in that order in f64 (exact below 2^53). Then, in f32: with one block
 // (float(sum)·sa)·sb; with several f = fma(float(sum), sa·sb, f) over those of a segment

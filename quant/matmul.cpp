@@ -155,8 +155,7 @@ void real_product(Tensor& c, const Operands& p, const Tensor& bias, bool accumul
   NIBBLE_CHECK(c.dtype() == DType::F32 || c.dtype() == DType::BF16, kOp,
                "a real product writes f32 or bf16: got {}", c.dtype());
   const std::int64_t block = p.k == 0 ? 1 : contraction_block(a, b, p.k);
-  const bool narrow = bias && bias.dtype() == DType::BF16 && a.format.is_float();
-  Tensor wide = bias && !narrow ? bias.to(DType::F32) : bias;
+  Tensor wide = bias && bias.dtype() == DType::F64 ? bias.to(DType::F32) : bias;
   if (wide) wide = ops::contiguous(wide);  // kernels read it as a run
   if (a.format.is_float()) {
     small_float_product(c, p, block, wide, accumulate, accumulation);

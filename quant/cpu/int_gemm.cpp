@@ -376,7 +376,8 @@ void int_gemm(Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_
             Segments(m, n, k, block),
             n,
             0};
-  const float* add = bias ? bias.data<float>() : nullptr;
+  const Tensor wide = bias ? bias.to(DType::F32) : bias;
+  const float* add = wide ? wide.data<float>() : nullptr;
   for (; p.slab < m; p.slab += kSlab) {
     const std::int64_t end = std::min(p.slab + kSlab, m);
     p.packed_a = pack_a(p.slab, end);

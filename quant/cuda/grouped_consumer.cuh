@@ -161,22 +161,33 @@ struct Consumer {
     }
   }
 
-  // Bias comes while the products are formed.
+  // Bias comes while the products are formed, of bf16 two in a word.
   __device__ void fetch_bias(const Item<S>& item) const {
     if (!p.bias) return;
     sync();  // the tile before has read its own
-    copy4_async(base + S::kBias + (group * kCols + thread) * 4,
-                p.bias + min(item.col + thread, p.n - 1));
+    const std::uint32_t to = base + S::kBias + (group * kCols + thread) * 4;
+    if (!p.bias.is_bf16)
+      copy4_async(to, static_cast<const float*>(p.bias.values) + min(item.col + thread, p.n - 1));
+    else if (thread < kCols / 2)
+      copy4_async(to, static_cast<const bfloat16*>(p.bias.values) +
+                          min(item.col + thread * 2, (p.n - 1) & ~1u));
     commit_copies();  // or add_bias would not wait for it
   }
   __device__ void add_bias() {
     if (!p.bias) return;
     wait_for_copies<0>();
     sync();
+    const std::uint32_t from = base + S::kBias + group * kCols * 4;
 #pragma unroll
     for (int j = 0; j < kSums / 4; ++j) {
       float y[2];
-      load_shared(y, base + S::kBias + (group * kCols + j * 8 + thread % 4 * 2) * 4);
+      if (p.bias.is_bf16) {
+        const std::uint32_t two = __float_as_uint(load_shared(from + (j * 4 + thread % 4) * 4));
+        y[0] = __uint_as_float(two << 16);
+        y[1] = __uint_as_float(two & 0xffff0000u);
+      } else {
+        load_shared(y, from + (j * 8 + thread % 4 * 2) * 4);
+      }
 #pragma unroll
       for (int e = 0; e < 4; ++e) results[j * 4 + e] = __fadd_rn(results[j * 4 + e], y[e % 2]);
     }

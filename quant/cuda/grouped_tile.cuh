@@ -19,13 +19,6 @@ inline constexpr std::uint32_t kScaleThreads = 96;
 inline constexpr std::uint32_t kWarps = 4 * kGroups;  // that consume
 inline constexpr std::uint32_t kQuad = 4;  // contraction blocks whose scales come at once
 
-// Shared memory by its address, which the compiler then keeps in a register.
-__device__ inline void store_shared(std::uint32_t to, float x) {
-  asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(x) : "memory");
-}
-__device__ inline void store_shared(std::uint32_t to, float x, float y) {
-  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(x), "f"(y) : "memory");
-}
 __device__ inline float load_shared(std::uint32_t from) {
   float x;
   asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(from));
@@ -42,7 +35,7 @@ __device__ inline void load_shared(float (&x)[4], std::uint32_t from) {
 
 struct Problem {
   Scales a, b;
-  const float* bias;  // may be null
+  Bias bias;
   std::uint32_t m, n;
   std::uint32_t block_steps;  // steps of a contraction block
   Segments segments;          // of a cluster's tiles; a unit is a block, of 128 codes or more

@@ -48,7 +48,7 @@ struct IntProduct {
   Tensor c;  // [M, N] F32 or BF16, rows may be strided
   CodeOperand a, b;
   std::int64_t k, block;
-  Tensor bias;  // F32 [N] or undefined
+  Tensor bias;  // F32 or BF16 [N], or undefined
   bool accumulate;
   IntPlan plan = {};
 

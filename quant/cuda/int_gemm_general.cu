@@ -120,7 +120,7 @@ __device__ inline double zero_at(const Scales& s, std::int64_t index) {
 }
 
 template <bool kSignedA, bool kSignedB, bool kZeros>
-__global__ void __launch_bounds__(kThreads, 1) general_kernel(Problem p, Output out) {
+__global__ void __launch_bounds__(kThreads, 1) general_kernel(Problem p, BiasedOutput out) {
   const std::uint32_t across = (out.n + kTile - 1) / kTile;
   const std::uint32_t row0 = blockIdx.x / across * kTile, col0 = blockIdx.x % across * kTile;
   const std::uint32_t tx = threadIdx.x % kSide, ty = threadIdx.x / kSide;
@@ -176,7 +176,7 @@ template <bool kSignedA, bool kSignedB, bool kZeros>
 void run(const Problem& problem, const IntProduct& p) {
   const auto tiles = static_cast<unsigned>(ceil_div(p.m(), kTile) * ceil_div(p.n(), kTile));
   launch(general_kernel<kSignedA, kSignedB, kZeros>, dim3(tiles), dim3(kThreads), 0, problem,
-         output_of(p));
+         biased_output_of(p));
 }
 template <bool kSignedA, bool kSignedB>
 void run(const Problem& problem, const IntProduct& p) {

@@ -12,7 +12,6 @@
 // whoever has the first segment of a split tile adds the others, which helpers leave in the L2, in
 // their order.
 #include <algorithm>
-#include <utility>
 
 #include "quant/cuda/grouped_consumer.cuh"
 #include "tensor/cuda/launch_together.h"
@@ -117,8 +116,13 @@ void run(const IntProduct& product) {
     p.partial = reinterpret_cast<float4*>(partial.raw());
     p.there = part_flags(slots * kGroups);
   }
-  Output out = output_of(product);
-  p.bias = std::exchange(out.bias, nullptr);  // added before the results leave the registers
+  const Output out = output_of(product);
+  p.bias = bias_of(product);  // added before the results leave the registers
+  Tensor bias;
+  if (p.bias.is_bf16 && !is_aligned(p.bias.values, 4)) {  // two are copied at once
+    bias = product.bias.to(DType::F32);
+    p.bias = {bias.raw(), false};
+  }
   p.boxes = out.is_bf16 && !out.accumulate && out.stride % 8 == 0 && n > 1 && is_aligned(out.c, 16);
   const CUtensorMap map_a = swizzled_map(a.raw(), m, k, k, 1, kRows / S::kAcross),
                     map_b = swizzled_map(b.raw(), n, k, k, 1, kCols / S::kDown);

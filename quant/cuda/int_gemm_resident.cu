@@ -7,7 +7,6 @@
 // scaled and written, the products of another run, which a short contraction needs most. Results
 // are the CPU's bits: integer sums are exact, then come the roundings of quant/kernels.h.
 #include <algorithm>
-#include <utility>
 
 #include "quant/cuda/resident_consumer.cuh"
 #include "tensor/cuda/tensor_map.h"
@@ -75,8 +74,8 @@ void run(const IntProduct& product) {
   p.panels = static_cast<std::uint32_t>(ceil_div(n, kCols));
   const auto blocks = static_cast<std::uint32_t>(multiprocessors());
   p.parts = parts_of(p.tiles, p.panels, blocks);
-  Output out = output_of(product);
-  p.bias = std::exchange(out.bias, nullptr);  // added before the results leave the registers
+  const Output out = output_of(product);
+  p.bias = bias_of(product);  // added before the results leave the registers
   p.boxes = out.is_bf16 && !out.accumulate && out.stride % 8 == 0 && n > 1 && is_aligned(out.c, 16);
   const CUtensorMap map_a = swizzled_map(a.raw(), m, k, k, 1, kRows),
                     map_b = swizzled_map(b.raw(), n, k, k, 1, kCols);

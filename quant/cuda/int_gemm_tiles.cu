@@ -20,7 +20,7 @@ using Small = Tile<64, 64, 32, 32, 3, 3>;
 
 template <class Tile, int kSchedule, bool kSharedB>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
-    tiles_kernel(const __grid_constant__ TileProblem p, const __grid_constant__ Output out) {
+    tiles_kernel(const __grid_constant__ TileProblem p, const __grid_constant__ BiasedOutput out) {
   extern __shared__ __align__(128) std::uint8_t shared[];
   using Layout = SharedLayout<Tile, kSchedule>;
   constexpr int kSlots = scale_slots(kSchedule), kDepths = kStep / kDepth;
@@ -107,7 +107,7 @@ void run(const TileProblem& p, const IntProduct& product) {
   const std::int64_t most = std::int64_t{multiprocessors()} * Tile::kBlocks;
   const std::int64_t tiles = std::int64_t{p.down} * p.across;
   launch(kernel, dim3(static_cast<unsigned>(std::min(most, tiles))), dim3(Tile::kThreads), kShared,
-         p, output_of(product));
+         p, biased_output_of(product));
 }
 
 template <class Tile>

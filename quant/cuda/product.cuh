@@ -6,6 +6,14 @@
 
 namespace nibble::cuda {
 
+// Shared memory by its address, which the compiler then keeps in a register.
+__device__ inline void store_shared(std::uint32_t to, float x) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(x) : "memory");
+}
+__device__ inline void store_shared(std::uint32_t to, float x, float y) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(x), "f"(y) : "memory");
+}
+
 // A CodeOperand's codes as kernels see them.
 enum class Payload : std::uint8_t { I8, U8, I4, U4 };
 struct Codes {
@@ -67,25 +75,35 @@ __device__ inline float with_zeros(std::int64_t products, double za, double zb, 
   return static_cast<float>(sum);
 }
 
-// c: rescaled results f become c (+)= f + bias, rounded once. Its dtype is a run-time branch: the
-// kernels are large, and it is taken once a result.
+// A bias as it is given: f32, or bf16, which is exact in f32.
+struct Bias {
+  const void* values;  // may be null
+  bool is_bf16;
+
+  __device__ explicit operator bool() const { return values != nullptr; }
+  __device__ float at(std::uint32_t col) const {
+    return is_bf16 ? to_float(static_cast<const bfloat16*>(values)[col])
+                   : __ldg(static_cast<const float*>(values) + col);
+  }
+};
+
+// c: results f become c (+)= f, rounded once. Its dtype is a run-time branch: the kernels are
+// large, and it is taken once a result.
 struct Output {
   void* c;
   std::int64_t stride;
   std::uint32_t m, n;
-  const float* bias;  // may be null
   bool accumulate, is_bf16, vectors;
 
   template <class T>
-  __device__ T result(float f, T before, std::uint32_t col) const {
-    const float y = bias ? __fadd_rn(f, __ldg(bias + col)) : f;
-    return from_float<T>(accumulate ? __fadd_rn(to_float(before), y) : y);
+  __device__ T result(float f, T before) const {
+    return from_float<T>(accumulate ? __fadd_rn(to_float(before), f) : f);
   }
   template <class T>
   __device__ void store_as(float f, std::uint32_t row, std::uint32_t col) const {
     if (row >= m || col >= n) return;
     T& to = static_cast<T*>(c)[row * stride + col];
-    to = result(f, accumulate ? to : T(), col);
+    to = result(f, accumulate ? to : T());
   }
   // kCount columns, from a multiple of kCount.
   template <class T, int kCount>
@@ -100,7 +118,7 @@ struct Output {
     Vector<T, kCount> v{};
     if (accumulate) v = load_vector<T, kCount>(to);
 #pragma unroll
-    for (int j = 0; j < kCount; ++j) v[j] = result(f[j], v[j], col + static_cast<std::uint32_t>(j));
+    for (int j = 0; j < kCount; ++j) v[j] = result(f[j], v[j]);
     store_vector(to, v);
   }
 
@@ -124,10 +142,33 @@ inline Output output_of(const IntProduct& p) {
           stride,
           m,
           n,
-          p.bias ? p.bias.data<float>() : nullptr,
           p.accumulate,
           dtype == DType::BF16,
           (m == 1 || stride % 4 == 0) && is_aligned(c, four)};
 }
 
 }  // namespace nibble::cuda
+inline Bias bias_of(const IntProduct& p) {
+  if (!p.bias) return {nullptr, false};
+  return {p.bias.raw(), p.bias.dtype() == DType::BF16};
+}
+
+// For kernels that add the bias as they store.
+struct BiasedOutput : Output {
+  Bias bias;
+
+  __device__ float biased(float f, std::uint32_t col) const {
+    return bias && col < n ? __fadd_rn(f, bias.at(col)) : f;
+  }
+  __device__ void store(float f, std::uint32_t row, std::uint32_t col) const {
+    Output::store(biased(f, col), row, col);
+  }
+  __device__ void store4(const float (&f)[4], std::uint32_t row, std::uint32_t col) const {
+    float y[4];
+#pragma unroll
+    for (std::uint32_t j = 0; j < 4; ++j) y[j] = biased(f[j], col + j);
+    Output::store4(y, row, col);
+  }
+};
+inline BiasedOutput biased_output_of(const IntProduct& p) { return {output_of(p), bias_of(p)}; }
+

@@ -38,7 +38,7 @@ void launch_quads(Kernel kernel, std::int64_t m, std::int64_t n, Args... args) {
 
 // out: rows [first, first + its m) of c; n is a multiple of 4.
 __global__ void __launch_bounds__(kLanes* kRowsAtOnce)
-    scale_sums_kernel(Output out, const std::int32_t* sums, std::uint32_t first, Scales a,
+    scale_sums_kernel(BiasedOutput out, const std::int32_t* sums, std::uint32_t first, Scales a,
                       Scales b) {
   for_quads(out.m, out.n, first, a, b, 0,
             [&](std::uint32_t row, std::uint32_t col, float sa, const float(&sb)[4]) {
@@ -118,8 +118,9 @@ Tensor padded_codes(const CodeOperand& x, std::int64_t k) {
 void scale_sums(const IntProduct& p, const Tensor& sums, std::int64_t first) {
   IntProduct slab = p;
   slab.c = p.c.slice(0, first, first + sums.size(0));
-  launch_quads(scale_sums_kernel, slab.m(), slab.n(), output_of(slab), sums.data<std::int32_t>(),
-               static_cast<std::uint32_t>(first), scales_of(p.a), scales_of(p.b));
+  launch_quads(scale_sums_kernel, slab.m(), slab.n(), biased_output_of(slab),
+               sums.data<std::int32_t>(), static_cast<std::uint32_t>(first), scales_of(p.a),
+               scales_of(p.b));
 }
 
 void rescale_product(Tensor& f, const Tensor& part, const CodeOperand& a, const CodeOperand& b,

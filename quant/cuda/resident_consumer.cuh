@@ -31,10 +31,10 @@ struct Consumer {
     if (pair < kCols / 2) {
       const std::uint32_t c0 = min(item.col + pair * 2, p.n - 1),
                           c1 = min(item.col + pair * 2 + 1, p.n - 1);
-      store_vector(reinterpret_cast<float*>(shared) + pair * 4,
-                   Vector<float, 4>{{p.across.at(c0, 0), p.across.at(c1, 0),
-                                     p.bias ? __ldg(p.bias + c0) : -0.0f,
-                                     p.bias ? __ldg(p.bias + c1) : -0.0f}});
+      store_vector(
+          reinterpret_cast<float*>(shared) + pair * 4,
+          Vector<float, 4>{{p.across.at(c0, 0), p.across.at(c1, 0), p.bias ? p.bias.at(c0) : -0.0f,
+                            p.bias ? p.bias.at(c1) : -0.0f}});
     }
     hopper::sync_threads(kAll, kConsumers);
   }

@@ -45,8 +45,8 @@ inline Divisor divisor(std::uint32_t d) {
 struct Problem {
   const float* down;  // scales of a's rows, one for each `down_rows` of them
   Divisor down_rows;
-  Scales across;                // of b's rows
-  const float* bias;            // may be null
+  Scales across;  // of b's rows
+  Bias bias;
   std::uint32_t m, n, steps;    // of kStep codes
   std::uint32_t stages;         // of the ring
   std::uint32_t tiles;          // down

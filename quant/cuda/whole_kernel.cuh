@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <utility>
 
 #include "quant/cuda/whole_consumer.cuh"
 #include "quant/cuda/whole_plan.h"
@@ -103,8 +102,8 @@ void run(const IntProduct& product, std::uint32_t rounds, const Extras& extras =
     p.partial = reinterpret_cast<int4*>(partial.raw());
     p.arrived = part_flags(blocks * 2);
   }
-  Output out = output_of(product);
-  p.bias = std::exchange(out.bias, nullptr);  // added before the results leave the registers
+  const Output out = output_of(product);
+  p.bias = bias_of(product);  // added before the results leave the registers
   const auto fits_boxes = [&](const Output& o) {
     return o.is_bf16 && !o.accumulate && o.stride % 8 == 0 && n > 1 && is_aligned(o.c, 16);
   };
@@ -113,7 +112,6 @@ void run(const IntProduct& product, std::uint32_t rounds, const Extras& extras =
   if (extras.kept) {
     IntProduct before = product;
     before.c = extras.kept;
-    before.bias = {};
     p.kept = output_of(before);
     p.keeps = true;
     p.boxes = p.boxes && fits_boxes(p.kept);

@@ -20,7 +20,7 @@ inline constexpr std::uint32_t kBoxCols = 64;  // of results on their way out: 1
 struct Problem {
   StreamK plan;  // of pairs of tiles over clusters
   Scales a, b;
-  const float* bias;  // may be null
+  Bias bias;
   std::uint32_t m, n;
   std::uint32_t pairs, across;  // tiles: pairs down, across
   std::uint32_t strip;          // pairs down whose tiles follow each other, to meet in the L2
@@ -128,10 +128,12 @@ __device__ void produce_scales(const Problem& p, std::uint32_t base, std::uint32
     parity ^= 1;
     if (p.bias)
       for (std::uint32_t i = thread; i < S::kCols; i += kScaleThreads)
-        copy4_async(base + S::kBias + i * 4, p.bias + min(place.col + i, p.n - 1));
+        store_shared(base + S::kBias + i * 4, p.bias.at(min(place.col + i, p.n - 1)));
     produce_rows<S>(p.b, p.sums_b, base + S::kAcross, S::kCols, place.col, p.n, thread);
     produce_rows<S>(p.a, p.sums_a, base + S::kDown, kRows, place.row, p.m, thread);
-    hopper::arrive_after_copies(base + S::kTileFull);
+    commit_copies();
+    wait_for_copies<0>();
+    hopper::arrive(base + S::kTileFull);
   };
   StreamKWalk(p.plan, worker).run([](const TilePart&) {}, [](const TilePart&) {}, end);
 }
