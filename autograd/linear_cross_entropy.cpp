@@ -35,12 +35,22 @@ Value slice_rows(const Value& x, std::int64_t begin, std::int64_t end) {
                  q->global_scale(), q->spec(), {end - begin, q->cols()});
 }
 
-// Columns [begin, end) of an encoded xᵀ [C, M], K-major again.
+// Columns [begin, end) of an encoded xᵀ [C, M], still K-major: views, which products of integers
+// read as they are. Packed codes are copied.
 Value slice_cols(const Value& x, std::int64_t begin, std::int64_t end) {
   const auto* q = std::get_if<QTensor>(&x);
   if (!q) return std::get<Tensor>(x).slice(1, begin, end);
   if (begin == 0 && end == q->cols()) return x;
-  return std::get<QTensor>(slice_rows(q->t(), begin, end)).t_contiguous();
+  if (q->spec().packed) return std::get<QTensor>(slice_rows(q->t(), begin, end)).t_contiguous();
+  const Tile tile = q->spec().resolve(q->rows(), q->cols());
+  check_cut(tile.cols, q->cols(), begin);
+  const auto cut = [&](const Tensor& t) {
+    if (!t.defined() || tile.cols >= q->cols()) return t;
+    const Tensor part = t.slice(1, begin / tile.cols, (end + tile.cols - 1) / tile.cols);
+    return t.dtype() == DType::F32 ? part : ops::contiguous(part);
+  };
+  return QTensor(q->payload().slice(1, begin, end), cut(q->scales()), cut(q->zeros()),
+                 q->global_scale(), q->spec(), {q->rows(), end - begin});
 }
 
 // dx = dx₁ · dloss;  dw = dw₁ · dloss, with the gradients of the loss itself

@@ -83,8 +83,9 @@ NIBBLE_KERNEL(quant_transpose, Tensor& y, const Tensor& x)
 NIBBLE_KERNEL(quant_pack, Tensor& packed, const Tensor& codes)
 NIBBLE_KERNEL(quant_unpack, Tensor& codes, const Tensor& packed)
 
-// One K-major operand of a product of codes, as its QTensor holds it. Scales (and zero points,
-// whole numbers) are F32 [ceil(rows / tile_rows), 1 or the number of contraction blocks].
+// One K-major operand of a product of codes, as its QTensor holds it. Scales (zero points: whole
+// numbers) are F32 [ceil(rows / tile_rows), 1 or the contraction blocks]. int_gemm: rows of 8-bit
+// codes, and of scales without zero points, may be strided.
 struct CodeOperand {
   Tensor codes;  // [rows, k] I8, U8, E4M3 or E5M2, or U4x2 [rows, k + k % 2]
   Tensor scales, zeros;

@@ -94,13 +94,18 @@ void simulated_product(Tensor& c, const Operands& p, bool accumulate, const Tens
   float_product(c, a, b, bias, accumulate);
 }
 
-CodeOperand code_operand(const QTensor& q, const char* side) {
-  NIBBLE_CHECK(q.payload().is_contiguous(), kOp,
+// Rows of codes and scales of some columns are left where they are if the product takes that.
+CodeOperand code_operand(const QTensor& q, const char* side, bool takes_strided = false) {
+  const Tensor& codes = q.payload();
+  const bool is_whole = codes.is_contiguous();
+  NIBBLE_CHECK(is_whole || (!q.spec().packed && codes.strides()[1] == 1), kOp,
                "{} payload is not K-major (a transposed view of {}); use t_contiguous()", side,
                to_string(q.spec().t()));
   CodeOperand x;
-  x.codes = q.payload();
-  x.scales = ops::contiguous(q.scales_f32());
+  x.codes = takes_strided ? codes : ops::contiguous(codes);
+  x.scales = q.scales_f32();
+  const bool rows = x.scales.size(1) <= 1 || x.scales.strides()[1] == 1;
+  if (!takes_strided || q.zeros() || !rows) x.scales = ops::contiguous(x.scales);
   if (q.zeros()) x.zeros = ops::contiguous(q.zeros());
   x.tile_rows = q.spec().resolve(q.rows(), q.cols()).rows;
   x.is_signed = q.spec().format.is_signed();
@@ -109,7 +114,7 @@ CodeOperand code_operand(const QTensor& q, const char* side) {
 
 // Of any small float, packed ones too, as f32.
 Tensor unscaled(const QTensor& q) {
-  Tensor codes = q.payload();
+  Tensor codes = ops::contiguous(q.payload());
   if (q.spec().packed) {
     codes = Tensor::empty(q.shape(), q.spec().format.payload(), q.device());
     NIBBLE_DISPATCH(q.device(), quant_unpack(codes, q.payload()));
@@ -161,7 +166,8 @@ void real_product(Tensor& c, const Operands& p, const Tensor& bias, bool accumul
     small_float_product(c, p, block, wide, accumulate, accumulation);
     return apply(gelu, c);
   }
-  const CodeOperand x = code_operand(*p.a.codes, "lhs"), y = code_operand(*p.b.codes, "rhs");
+  const CodeOperand x = code_operand(*p.a.codes, "lhs", true),
+                    y = code_operand(*p.b.codes, "rhs", true);
   count_product(OperationKind::IntProduct, p.m, p.n, p.k);
   if (gelu.applies) {
     Tensor before;

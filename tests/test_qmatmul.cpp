@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <tuple>
 
 #include "quant/product.h"
 #include "quant/qtensor.h"
@@ -197,6 +198,43 @@ TEST_CASE("matmul_nt: transposed codes are copied K-major first") {
   CHECK_THROWS_WITH(matmul_nt(d, q.t()),
                     "matmul_nt: rhs payload is not K-major (a transposed view of int8:tensor); use "
                     "t_contiguous()");
+}
+
+TEST_CASE("matmul_nt: columns of longer codes are the codes by themselves") {
+  const Tensor x = normal(9, 512, 1), w = normal(11, 512, 2);
+  for (const auto& [lhs, rhs, block] :
+       {std::tuple{"int8:group64", "int8:group64", 64}, std::tuple{"int8:row", "int8:row", 512},
+        std::tuple{"int8:group64", "int8:row", 64},
+        std::tuple{"uint8:group64:asym", "int8:row", 64},
+        std::tuple{"e4m3:group64", "e4m3:row", 64}}) {
+    CAPTURE(lhs);
+    const auto columns = [each = block](const QTensor& q, bool apart) {
+      const auto part = [&](const Tensor& t, std::int64_t codes) {
+        if (!t.defined() || t.size(1) == 1) return t;
+        const Tensor s = t.slice(1, 128 / codes, 384 / codes);
+        return apart ? s : s.clone();
+      };
+      return QTensor(part(q.payload(), 1), part(q.scales(), each), part(q.zeros(), each),
+                     q.global_scale(), q.spec(), {q.rows(), 256});
+    };
+    const QTensor a = encode(x, lhs), b = encode(w, rhs);
+    for (const Mode mode : {Mode::Real, Mode::Simulated})
+      CHECK(
+          matmul_nt(columns(a, true), columns(b, true), {.mode = mode, .bias = {}}).to_vector() ==
+          matmul_nt(columns(a, false), columns(b, false), {.mode = mode, .bias = {}}).to_vector());
+  }
+}
+
+TEST_CASE("matmul_nt: a bf16 bias is the same numbers in f32") {
+  const Tensor bias = normal(1, 7, 3).to(DType::BF16).view({7});
+  const Tensor x = normal(5, 64, 1), w = normal(7, 64, 2);
+  for (const char* spec : {"int8:row", "int8:group32", "uint8:row:asym", "int4:row", "e4m3:row"})
+    for (const DType out : {DType::F32, DType::BF16})
+      for (const bool gelu : {false, true}) {
+        const QTensor a = encode(x, spec), b = encode(w, spec);
+        CHECK(matmul_nt(a, b, {.out = out, .bias = bias, .gelu = gelu}).to_vector() ==
+              matmul_nt(a, b, {.out = out, .bias = bias.to(DType::F32), .gelu = gelu}).to_vector());
+      }
 }
 
 TEST_CASE("matmul_nt: not-finite inputs give not-finite results") {

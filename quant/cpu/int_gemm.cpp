@@ -355,12 +355,20 @@ void run(T* c, std::int64_t stride, const Product& p, std::int64_t slab_end, con
 static_assert(kSlab % kTaskRows == 0 && kTaskRows % 12 == 0 && kTaskCols % 32 == 0 &&
               Segments::kRows % 12 == 0 && Segments::kCols % 32 == 0);
 
+CodeOperand contiguous(const CodeOperand& x) {
+  CodeOperand y = x;
+  if (!x.codes.is_contiguous()) y.codes = x.codes.clone();
+  if (!x.scales.is_contiguous()) y.scales = x.scales.clone();
+  return y;
+}
+
 }  // namespace
 
-void int_gemm(Tensor& c, const CodeOperand& a, const CodeOperand& b, std::int64_t k,
+void int_gemm(Tensor& c, const CodeOperand& lhs, const CodeOperand& rhs, std::int64_t k,
               std::int64_t block, const Tensor& bias, bool accumulate) {
   const std::int64_t m = c.size(0), n = c.size(1);
   if (m == 0 || n == 0) return;
+  const CodeOperand a = contiguous(lhs), b = contiguous(rhs);
   const IntTile& kind = int_tile();
   const Depth depth{k, std::max<std::int64_t>(block, 1), kind.codes};
   const bool zeros = a.zeros || b.zeros;

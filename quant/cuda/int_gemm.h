@@ -43,7 +43,7 @@ std::vector<IntProductKey> int_products();
 
 // The routes. Codes of all but the last are K-major bytes in rows of a multiple of 16, 16-byte
 // aligned: `padded_codes` makes them (itself when they are), U8 from U8 and else I8, zeros beyond
-// k.
+// k. `code_rows` leaves rows as far apart as they are, `row_bytes`, where that is a multiple of 16.
 struct IntProduct {
   Tensor c;  // [M, N] F32 or BF16, rows may be strided
   CodeOperand a, b;
@@ -57,6 +57,8 @@ struct IntProduct {
   std::int64_t blocks() const { return k == 0 ? 0 : (k + block - 1) / block; }
 };
 Tensor padded_codes(const CodeOperand& x, std::int64_t k);
+Tensor code_rows(const CodeOperand& x, std::int64_t k);
+std::int64_t row_bytes(const Tensor& codes);
 void int_gemm_library(const IntProduct& p);
 void int_gemm_resident(const IntProduct& p);  // one block of at most kMaxResidentDepth
 void int_gemm_wgmma(const IntProduct& p);     // compute capability 9.0, by the parts that follow

@@ -90,13 +90,14 @@ std::uint32_t clusters_at_once() {
 
 template <class S>
 void run(const IntProduct& product) {
-  const Tensor a = padded_codes(product.a, product.k), b = padded_codes(product.b, product.k);
+  const Tensor a = code_rows(product.a, product.k), b = code_rows(product.b, product.k);
   const std::int64_t m = product.m(), n = product.n(), k = a.size(1);
   Problem p{};
   p.a = scales_of(product.a);
   p.b = scales_of(product.b);
   const auto quads = [](const CodeOperand& x) {
-    return x.scales.size(1) % kQuad == 0 && is_aligned(x.scales.raw(), 16);
+    const bool whole = x.scales.size(1) % kQuad == 0 && scales_of(x).pitch % kQuad == 0;
+    return whole && is_aligned(x.scales.raw(), 16);
   };
   p.quads_a = quads(product.a);
   p.quads_b = quads(product.b);
@@ -124,8 +125,8 @@ void run(const IntProduct& product) {
     p.bias = {bias.raw(), false};
   }
   p.boxes = out.is_bf16 && !out.accumulate && out.stride % 8 == 0 && n > 1 && is_aligned(out.c, 16);
-  const CUtensorMap map_a = swizzled_map(a.raw(), m, k, k, 1, kRows / S::kAcross),
-                    map_b = swizzled_map(b.raw(), n, k, k, 1, kCols / S::kDown);
+  const CUtensorMap map_a = swizzled_map(a.raw(), m, k, row_bytes(a), 1, kRows / S::kAcross),
+                    map_b = swizzled_map(b.raw(), n, k, row_bytes(b), 1, kCols / S::kDown);
   const CUtensorMap map_c = p.boxes ? swizzled_map(out.c, m, n, out.stride * 2, 2, 16) : map_a;
   const dim3 grid(p.clusters * S::kCluster), threads(kThreads);
   // Who waits must not keep others out: segments.h, SegmentWalk.

@@ -59,10 +59,12 @@ std::uint32_t parts_of(std::uint32_t tiles, std::uint32_t panels, std::uint32_t 
 }
 
 void run(const IntProduct& product) {
-  const Tensor a = padded_codes(product.a, product.k), b = padded_codes(product.b, product.k);
+  const Tensor a = code_rows(product.a, product.k), b = code_rows(product.b, product.k);
   const std::int64_t m = product.m(), n = product.n(), k = a.size(1);
   Problem p{};
-  p.down = product.a.scales.data<float>();
+  const Tensor down =
+      product.a.scales.is_contiguous() ? product.a.scales : product.a.scales.clone();
+  p.down = down.data<float>();
   p.down_rows = divisor(static_cast<std::uint32_t>(std::min(product.a.tile_rows, m)));
   p.across = scales_of(product.b);
   p.m = static_cast<std::uint32_t>(m);
@@ -77,8 +79,8 @@ void run(const IntProduct& product) {
   const Output out = output_of(product);
   p.bias = bias_of(product);  // added before the results leave the registers
   p.boxes = out.is_bf16 && !out.accumulate && out.stride % 8 == 0 && n > 1 && is_aligned(out.c, 16);
-  const CUtensorMap map_a = swizzled_map(a.raw(), m, k, k, 1, kRows),
-                    map_b = swizzled_map(b.raw(), n, k, k, 1, kCols);
+  const CUtensorMap map_a = swizzled_map(a.raw(), m, k, row_bytes(a), 1, kRows),
+                    map_b = swizzled_map(b.raw(), n, k, row_bytes(b), 1, kCols);
   const CUtensorMap map_c =
       p.boxes ? swizzled_map(out.c, m, n, out.stride * 2, 2, kBoxRows) : map_a;
   static const bool ready = [] {

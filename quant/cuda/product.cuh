@@ -35,8 +35,7 @@ inline Codes codes_of(const CodeOperand& x) {
                           : dtype == DType::U8 ? Payload::U8
                           : x.is_signed        ? Payload::I4
                                                : Payload::U4;
-  return {reinterpret_cast<const std::uint8_t*>(x.codes.raw()), bytes_of(dtype, x.codes.size(1)),
-          payload};
+  return {reinterpret_cast<const std::uint8_t*>(x.codes.raw()), row_bytes(x.codes), payload};
 }
 
 // A CodeOperand's scales as kernels see them; extents are below 2^31.
@@ -44,18 +43,22 @@ struct Scales {
   const float* scales;
   const float* zeros;     // may be null
   std::uint32_t columns;  // 1, or one for each contraction block
+  std::uint32_t pitch;    // from a row of them to the next
   std::uint32_t tile_rows;
 
   __device__ std::int64_t index(std::uint32_t row, std::uint32_t block) const {
-    return static_cast<std::int64_t>(row / tile_rows) * columns + (columns == 1 ? 0 : block);
+    return static_cast<std::int64_t>(row / tile_rows) * pitch + (columns == 1 ? 0 : block);
   }
   __device__ float at(std::uint32_t row, std::uint32_t block) const {
     return __ldg(scales + index(row, block));
   }
 };
 inline Scales scales_of(const CodeOperand& x) {
+  const std::int64_t columns = x.scales.size(1);
   return {x.scales.data<float>(), x.zeros ? x.zeros.data<float>() : nullptr,
-          static_cast<std::uint32_t>(x.scales.size(1)), static_cast<std::uint32_t>(x.tile_rows)};
+          static_cast<std::uint32_t>(columns),
+          static_cast<std::uint32_t>(x.scales.size(0) > 1 ? x.scales.strides()[0] : columns),
+          static_cast<std::uint32_t>(x.tile_rows)};
 }
 
 // A product's only block, or block `index` of several; written out because nvcc would fuse the
@@ -147,7 +150,6 @@ inline Output output_of(const IntProduct& p) {
           (m == 1 || stride % 4 == 0) && is_aligned(c, four)};
 }
 
-}  // namespace nibble::cuda
 inline Bias bias_of(const IntProduct& p) {
   if (!p.bias) return {nullptr, false};
   return {p.bias.raw(), p.bias.dtype() == DType::BF16};
@@ -172,3 +174,4 @@ struct BiasedOutput : Output {
 };
 inline BiasedOutput biased_output_of(const IntProduct& p) { return {output_of(p), bias_of(p)}; }
 
+}  // namespace nibble::cuda

@@ -102,9 +102,20 @@ __global__ void __launch_bounds__(256)
 
 }  // namespace
 
+std::int64_t row_bytes(const Tensor& codes) {
+  return codes.is_contiguous() ? bytes_of(codes.dtype(), codes.size(1)) : codes.strides()[0];
+}
+
+Tensor code_rows(const CodeOperand& x, std::int64_t k) {
+  const bool bytes = x.codes.dtype() == DType::U8 || x.codes.dtype() == DType::I8;
+  const bool whole = x.codes.size(1) % 16 == 0 && row_bytes(x.codes) % 16 == 0;
+  return bytes && whole && is_aligned(x.codes.raw(), 16) ? x.codes : padded_codes(x, k);
+}
+
 Tensor padded_codes(const CodeOperand& x, std::int64_t k) {
   const DType dtype = x.codes.dtype() == DType::U8 ? DType::U8 : DType::I8;
-  if (x.codes.dtype() == dtype && x.codes.size(1) % 16 == 0 && is_aligned(x.codes.raw(), 16))
+  if (x.codes.dtype() == dtype && x.codes.is_contiguous() && x.codes.size(1) % 16 == 0 &&
+      is_aligned(x.codes.raw(), 16))
     return x.codes;
   const std::int64_t rows = x.codes.size(0), chunks = ceil_div(k, 16);
   Tensor padded = Tensor::empty({rows, chunks * 16}, dtype, x.codes.device());

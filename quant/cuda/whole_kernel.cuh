@@ -81,7 +81,7 @@ struct Extras {
 
 template <class S>
 void run(const IntProduct& product, std::uint32_t rounds, const Extras& extras = {}) {
-  const Tensor a = padded_codes(product.a, product.k), b = padded_codes(product.b, product.k);
+  const Tensor a = code_rows(product.a, product.k), b = code_rows(product.b, product.k);
   const std::int64_t m = product.m(), n = product.n(), k = a.size(1);
   Problem p{};
   p.a = scales_of(product.a);
@@ -122,8 +122,8 @@ void run(const IntProduct& product, std::uint32_t rounds, const Extras& extras =
   const auto counts = [](const Tensor& sums) { return sums ? sums.data<std::int32_t>() : nullptr; };
   p.largest_a = largest(a), p.largest_b = largest(b);
   p.sums_a = counts(extras.sums_a), p.sums_b = counts(extras.sums_b);
-  const CUtensorMap map_a = swizzled_map(a.raw(), m, k, k, 1, kRows),
-                    map_b = swizzled_map(b.raw(), n, k, k, 1, S::kCols / kCluster);
+  const CUtensorMap map_a = swizzled_map(a.raw(), m, k, row_bytes(a), 1, kRows),
+                    map_b = swizzled_map(b.raw(), n, k, row_bytes(b), 1, S::kCols / kCluster);
   const auto result_map = [&](const Output& o, bool used) {
     return used ? swizzled_map(o.c, m, n, o.stride * 2, 2, 64) : map_a;
   };

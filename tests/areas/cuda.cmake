@@ -4,7 +4,8 @@ if(NIBBLE_HAS_CUDA)
     SOURCES
       cuda/test_cuda_attention.cpp cuda/test_cuda_attention_codes.cpp cuda/test_cuda_compare.cpp cuda/test_cuda_copy.cpp cuda/test_cuda_delayed.cpp
       cuda/test_cuda_dlogits.cpp cuda/test_cuda_elementwise.cpp cuda/test_cuda_encodings.cpp cuda/test_cuda_fp8.cpp cuda/test_cuda_graph.cpp
-      cuda/test_cuda_in_backward.cpp cuda/test_cuda_index.cpp cuda/test_cuda_int_gemm.cpp cuda/test_cuda_kernel_trace.cpp
+      cuda/test_cuda_in_backward.cpp cuda/test_cuda_index.cpp cuda/test_cuda_int_gemm.cpp cuda/test_cuda_int_operands.cpp
+      cuda/test_cuda_kernel_trace.cpp
       cuda/test_cuda_loss.cpp cuda/test_cuda_matmul.cpp cuda/test_cuda_memory.cpp
       cuda/test_cuda_model.cpp cuda/test_cuda_norm.cpp cuda/test_cuda_one_pass.cpp
       cuda/test_cuda_moments.cpp cuda/test_cuda_op_table.cpp cuda/test_cuda_optim.cpp cuda/test_cuda_pair.cpp cuda/test_cuda_plans.cpp
