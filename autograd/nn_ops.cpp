@@ -18,13 +18,15 @@ struct Matmul {
   }
 };
 
-// Gradients of norm parameters go straight into their buffers, zeroed first unless there is
-// something.
-Tensor accumulator(Grads& g, int input) {
-  if (!g.wants(input)) return Tensor();
-  Grads::Sink sink = g.sink(input);
-  if (!sink.accumulate) sink.destination.fill(0);
-  return sink.destination;
+// Gradients of norm parameters go straight into their buffers.
+Grads::Sink sink_of(Grads& g, int input) {
+  return g.wants(input) ? g.sink(input) : Grads::Sink{Tensor(), true};
+}
+// Zeroed first unless there is something.
+Tensor accumulator(const Grads::Sink& sink) {
+  Tensor sum = sink.destination;
+  if (!sink.accumulate) sum.fill(0);
+  return sum;
 }
 
 // x̂ = (x − μ)·r;  dx = r(γdy − mean(γdy) − x̂·mean(γdy·x̂)), dγ = Σ dy·x̂, dβ = Σ dy
@@ -37,12 +39,16 @@ struct LayerNormNode {
   void backward(Grads& g) const {
     const Tensor rows = x.get().flatten_rows();
     Tensor dx = g.wants(0) ? Tensor::empty(rows.shape(), rows.dtype(), rows.device()) : Tensor();
-    Tensor dgamma = accumulator(g, 1), dbeta = accumulator(g, 2);
+    const Grads::Sink for_gamma = sink_of(g, 1), for_beta = sink_of(g, 2);
     const Tensor dy = ops::contiguous(g.out()).flatten_rows(), scale = gamma->dense(rows.dtype());
-    if (const Tensor before = g.take(0); before.defined())
+    const Tensor before = g.take(0);
+    const bool fresh = before.defined() && !for_gamma.accumulate && !for_beta.accumulate;
+    Tensor dgamma = fresh ? for_gamma.destination : accumulator(for_gamma),
+           dbeta = fresh ? for_beta.destination : accumulator(for_beta);
+    if (before.defined())
       NIBBLE_DISPATCH(rows.device(),
                       add_layer_norm_backward(dx, dgamma, dbeta, dy, rows, scale, mean, rstd,
-                                              ops::contiguous(before).flatten_rows()));
+                                              ops::contiguous(before).flatten_rows(), !fresh));
     else
       NIBBLE_DISPATCH(rows.device(),
                       layer_norm_backward(dx, dgamma, dbeta, dy, rows, scale, mean, rstd));
@@ -92,7 +98,7 @@ struct RmsNormNode {
   void backward(Grads& g) const {
     const Tensor rows = x.get().flatten_rows();
     Tensor dx = g.wants(0) ? Tensor::empty(rows.shape(), rows.dtype(), rows.device()) : Tensor();
-    Tensor dgamma = accumulator(g, 1);
+    Tensor dgamma = accumulator(sink_of(g, 1));
     NIBBLE_DISPATCH(rows.device(),
                     rms_norm_backward(dx, dgamma, ops::contiguous(g.out()).flatten_rows(), rows,
                                       gamma->dense(rows.dtype()), rstd));

@@ -10,10 +10,11 @@ namespace nibble {
 NIBBLE_KERNEL(add_layer_norm, Tensor& sum, Tensor& y, Tensor& mean, Tensor& rstd, const Tensor& x,
               const Tensor& residual, const Tensor& gamma, const Tensor& beta, double epsilon)
 // layer_norm_backward whose dx, rounded to its dtype, is added to `before` [M, C] of that dtype,
-// the gradient that x has from elsewhere. dx must be defined.
+// the gradient that x has from elsewhere. dx must be defined. Unless `accumulate`, dgamma and dbeta
+// are overwritten: as if they were 0.
 NIBBLE_KERNEL(add_layer_norm_backward, Tensor& dx, Tensor& dgamma, Tensor& dbeta, const Tensor& dy,
               const Tensor& x, const Tensor& gamma, const Tensor& mean, const Tensor& rstd,
-              const Tensor& before)
+              const Tensor& before, bool accumulate)
 
 namespace ops {
 

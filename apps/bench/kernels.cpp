@@ -106,7 +106,7 @@ class Kernels {
           dx, [=, m = norm.mean, r = norm.rstd] {
             if (before.defined())
               NIBBLE_DISPATCH(x.device(), add_layer_norm_backward(*dx, *dgamma, *dbeta, dy, x,
-                                                                  gamma, m, r, before));
+                                                                  gamma, m, r, before, true));
             else
               NIBBLE_DISPATCH(x.device(),
                               layer_norm_backward(*dx, *dgamma, *dbeta, dy, x, gamma, m, r));

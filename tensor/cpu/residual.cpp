@@ -12,7 +12,9 @@ void add_layer_norm(Tensor& sum, Tensor& y, Tensor& mean, Tensor& rstd, const Te
 
 void add_layer_norm_backward(Tensor& dx, Tensor& dgamma, Tensor& dbeta, const Tensor& dy,
                              const Tensor& x, const Tensor& gamma, const Tensor& mean,
-                             const Tensor& rstd, const Tensor& before) {
+                             const Tensor& rstd, const Tensor& before, bool accumulate) {
+  for (Tensor* sum : {&dgamma, &dbeta})
+    if (!accumulate && sum->defined()) fill(*sum, 0);
   layer_norm_backward(dx, dgamma, dbeta, dy, x, gamma, mean, rstd);
   add(dx, before, dx);
 }

@@ -203,20 +203,23 @@ __global__ void __launch_bounds__(256)
   partial[(blockIdx.y * std::int64_t{2} + 1) * s.cols + column] = dbeta;
 }
 
-// Adds the sums of [dgamma | dbeta] to gradients that may be wider than x, or null.
+// Adds the sums of [dgamma | dbeta] to gradients that may be wider than x, or null; fresh ones
+// count as zeros (not the sums themselves: 0 + −0 is 0).
 struct AddToGradients {
   void* to[2];
   bool wide[2];
+  bool accumulate;
   std::int64_t cols;
   __device__ void operator()(std::int64_t i, float sum) const {
     const int which = i >= cols;
     const std::int64_t c = i - which * cols;
     if (!to[which]) return;
     if (wide[which]) {
-      static_cast<float*>(to[which])[c] += sum;
+      auto* d = static_cast<float*>(to[which]);
+      d[c] = (accumulate ? d[c] : 0.0f) + sum;
     } else {
       auto* d = static_cast<bfloat16*>(to[which]);
-      d[c] = from_float<bfloat16>(to_float(d[c]) + sum);
+      d[c] = from_float<bfloat16>((accumulate ? to_float(d[c]) : 0.0f) + sum);
     }
   }
 };
@@ -248,10 +251,10 @@ __global__ void __launch_bounds__(kFoldWarps* kWarp)
 template <bool kCentred, class T>
 void backward(const char* op, Tensor& dx, Tensor& dgamma, Tensor* dbeta, const Tensor& dy,
               const Tensor& x, const Tensor& gamma, const float* mean, const Tensor& rstd,
-              const T* before = nullptr) {
+              const T* before = nullptr, bool accumulate = true) {
   const Saved<T> s{dy.data<T>(), x.data<T>(),        before,   gamma.data<T>(),
                    mean,         rstd.data<float>(), x.rows(), row_length(op, x)};
-  AddToGradients add{{nullptr, nullptr}, {false, false}, s.cols};
+  AddToGradients add{{nullptr, nullptr}, {false, false}, accumulate, s.cols};
   Tensor* gradients[2] = {&dgamma, dbeta};
   for (int k = 0; k < 2; ++k) {
     if (!gradients[k] || !gradients[k]->defined()) continue;
@@ -259,6 +262,7 @@ void backward(const char* op, Tensor& dx, Tensor& dgamma, Tensor* dbeta, const T
       add.to[k] = gradients[k]->data<D>();
       add.wide[k] = sizeof(D) == 4;
     });
+    if (!accumulate && s.rows == 0) fill(*gradients[k], 0);
   }
   if (s.rows * s.cols == 0) return;
   const bool parameters = add.to[0] || add.to[1];
@@ -312,10 +316,10 @@ void layer_norm_backward(Tensor& dx, Tensor& dgamma, Tensor& dbeta, const Tensor
 
 void add_layer_norm_backward(Tensor& dx, Tensor& dgamma, Tensor& dbeta, const Tensor& dy,
                              const Tensor& x, const Tensor& gamma, const Tensor& mean,
-                             const Tensor& rstd, const Tensor& before) {
+                             const Tensor& rstd, const Tensor& before, bool accumulate) {
   NIBBLE_CUDA_FLOAT_SWITCH(x.dtype(), "layer_norm_backward", T, {
     backward<true, T>("layer_norm_backward", dx, dgamma, &dbeta, dy, x, gamma, mean.data<float>(),
-                      rstd, before.data<T>());
+                      rstd, before.data<T>(), accumulate);
   });
 }
 

@@ -170,9 +170,28 @@ GPU_TEST("cuda norm: with a residual, forward and backward, the bits of the kern
         Tensor dx = Tensor::empty(shape, dtype, kGpu);
         Tensor dgamma = Tensor::full(gamma.shape(), 3, DType::F32, kGpu), dbeta = dgamma.clone();
         cuda::add_layer_norm_backward(dx, dgamma, dbeta, dy, sum, gamma, norm.mean, norm.rstd,
-                                      other);
+                                      other, true);
         check_bits(ops::add(other, apart[0]).to(kCpu), dx, "dx");
         check_bits(apart[1].to(kCpu), dgamma, "dgamma");
         check_bits(apart[2].to(kCpu), dbeta, "dbeta");
+        for (const DType sums : kBoth) {  // added to zeros, or written
+          const Tensor zeros = Tensor::zeros(gamma.shape(), sums, kGpu);
+          Tensor added[2] = {zeros.clone(), zeros.clone()}, fresh[2];
+          for (Tensor& t : fresh) t = Tensor::full(gamma.shape(), NAN, sums, kGpu);
+          cuda::add_layer_norm_backward(dx, added[0], added[1], dy, sum, gamma, norm.mean,
+                                        norm.rstd, other, true);
+          cuda::add_layer_norm_backward(dx, fresh[0], fresh[1], dy, sum, gamma, norm.mean,
+                                        norm.rstd, other, false);
+          check_bits(added[0].to(kCpu), fresh[0], "fresh dgamma");
+          check_bits(added[1].to(kCpu), fresh[1], "fresh dbeta");
+        }
       }
+  // Of no rows the fresh sums are zeros.
+  Tensor none = Tensor::empty({0, 8}, DType::BF16, kGpu),
+         stats = Tensor::empty({0}, DType::F32, kGpu);
+  Tensor dgamma = Tensor::full({8}, 3, DType::F32, kGpu), dbeta = dgamma.clone();
+  cuda::add_layer_norm_backward(none, dgamma, dbeta, none, none,
+                                Tensor::full({8}, 1, DType::BF16, kGpu), stats, stats, none, false);
+  check_bits(Tensor::zeros({8}), dgamma, "no rows");
+  check_bits(Tensor::zeros({8}), dbeta, "no rows");
 }
