@@ -15,6 +15,19 @@ Tensor matrix_of(const char* op, const Tensor& x) {
   return whole.view({x.rows(), x.cols()});
 }
 
+// What write() and quant_column_runs fill. Where there are elements they write every scale.
+QTensor unwritten(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, Device device) {
+  if (spec.packed || rows * cols == 0) return QTensor::empty(spec, rows, cols, device);
+  spec.validate();
+  Scales s = Scales::unwritten(spec, rows, cols, device);
+  return {Tensor::empty({rows, cols}, spec.payload(), device),
+          std::move(s.stored),
+          std::move(s.zeros),
+          std::move(s.global),
+          spec,
+          {rows, cols}};
+}
+
 void write_codes(QTensor& q, const Tensor& x, const RngKey& key) {
   const QuantSpec& spec = q.spec();
   const Tensor steps = q.scales_f32();
@@ -54,13 +67,13 @@ QTensor quantize(const Tensor& x, const QuantSpec& spec, const RngKey& key, bool
   const Tensor matrix = matrix_of("quantize", x);
   if (transposed && x.dtype() != DType::F64 && is_vectorized(matrix) &&
       has_column_runs(spec, matrix.size(0), matrix.size(1))) {
-    QTensor q = QTensor::empty(spec, matrix.size(1), matrix.size(0), matrix.device());
+    QTensor q = unwritten(spec, matrix.size(1), matrix.size(0), matrix.device());
     NIBBLE_DISPATCH(x.device(), quant_column_runs(q.payload(), q.scales(), matrix, spec, key));
     return q;
   }
   // Encoding in x's own orientation and turning the codes keeps the noise tied to x's elements.
   QTensor q =
-      QTensor::empty(transposed ? spec.t() : spec, matrix.size(0), matrix.size(1), matrix.device());
+      unwritten(transposed ? spec.t() : spec, matrix.size(0), matrix.size(1), matrix.device());
   write(q, matrix, key);
   return transposed ? q.t_contiguous() : q;
 }
@@ -114,7 +127,7 @@ Tensor fake_quantize(const Tensor& x, const QuantSpec& spec, const RngKey& key) 
     NIBBLE_DISPATCH(x.device(), quant_round_row_runs(flat, matrix, spec, key));
     return y;
   }
-  Scales scales = Scales::empty(spec, matrix.size(0), matrix.size(1), x.device());
+  Scales scales = Scales::unwritten(spec, matrix.size(0), matrix.size(1), x.device());
   scales.compute(matrix, spec);
   NIBBLE_DISPATCH(x.device(),
                   quant_roundtrip(flat, matrix, scales.steps(spec), scales.zeros, spec, key));

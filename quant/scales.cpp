@@ -16,11 +16,19 @@ DType scale_dtype(ScaleType scale) {
 }
 
 Scales Scales::empty(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, Device device) {
+  Scales s = unwritten(spec, rows, cols, device);
+  for (Tensor* part : {&s.stored, &s.zeros, &s.global})
+    if (part->defined()) part->fill(0);
+  return s;
+}
+
+Scales Scales::unwritten(const QuantSpec& spec, std::int64_t rows, std::int64_t cols,
+                         Device device) {
   const Shape tiles = spec.scale_shape(rows, cols);
   Scales s;
-  s.stored = Tensor::zeros(tiles, scale_dtype(spec.scale), device);
-  if (!spec.symmetric) s.zeros = Tensor::zeros(tiles, DType::F32, device);
-  if (spec.scale == ScaleType::TwoLevel) s.global = Tensor::zeros({1}, DType::F32, device);
+  s.stored = Tensor::empty(tiles, scale_dtype(spec.scale), device);
+  if (!spec.symmetric) s.zeros = Tensor::empty(tiles, DType::F32, device);
+  if (spec.scale == ScaleType::TwoLevel) s.global = Tensor::empty({1}, DType::F32, device);
   return s;
 }
 

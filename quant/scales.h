@@ -14,8 +14,11 @@ struct Scales {
   Tensor zeros;   // F32, the same shape; asymmetric only
   Tensor global;  // F32 [1]; TwoLevel only
 
-  // Zeroed tensors for a [rows, cols] matrix.
+  // For a [rows, cols] matrix: zeroed tensors, or uninitialised ones, which compute() and the
+  // kernels of quant/one_pass.h write whole if the matrix has elements.
   static Scales empty(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, Device device);
+  static Scales unwritten(const QuantSpec& spec, std::int64_t rows, std::int64_t cols,
+                          Device device);
   // Fills them from x [rows, cols]: ranges, floor, steps, rounding to the stored type.
   void compute(const Tensor& x, const QuantSpec& spec);
   Tensor steps(const QuantSpec& spec) const;  // F32; `stored` itself when it is that
