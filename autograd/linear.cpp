@@ -60,18 +60,18 @@ struct Linear {
   std::pair<Value, Value> encode_dy(Grads& g, bool for_dx, bool for_dw) const {
     const bool for_db = bias && g.wants(2);
     if (const Encoded* produced = g.encoded_out()) {
-      if (for_db) g.add(2, produced->column_sums());
+      if (for_db && produced->column_sums().defined()) g.add(2, produced->column_sums());
       return {*produced->find(*recipe.dgrad.lhs.quant),
               *produced->find(*recipe.wgrad.lhs.quant, true)};
     }
     const Tensor dy = ops::contiguous(g.out()).flatten_rows();
     const Tensor sums = g.column_sums();
-    EncodedGradient e =
-        encode_gradient(dy, recipe, dy_key, for_dx, for_dw, for_db && !sums.defined());
+    EncodedGradient e = encode_gradient(dy, recipe, dy_key, for_dx, for_dw,
+                                        for_db && !sums.defined() ? bias : nullptr);
     if (for_db && sums.defined()) {
       g.add(2, sums);
-    } else if (e.column_sums.defined()) {
-      g.add(2, std::move(e.column_sums));
+    } else if (e.has_sums) {
+      if (e.column_sums.defined()) g.add(2, std::move(e.column_sums));
     } else if (for_db) {
       Grads::Sink db = g.sink(2);
       const bool wider = dtype == DType::F64;
@@ -203,7 +203,7 @@ Var linear(const Var& x, Parameter& weight, Parameter* bias, const LinearRecipe&
     out.set_remade(remade_output(x, lhs, weight, bias, recipe, {x_key, w_key}, shape));
   const bool trains_bias = bias && bias->requires_grad;
   if (tape && out.tracked() && x.tracked() && weight.requires_grad)
-    if (auto wanted = wanted_of_gradient(recipe, dy_key, trains_bias))
+    if (auto wanted = wanted_of_gradient(recipe, dy_key, trains_bias ? bias : nullptr))
       tape->want(out, std::move(*wanted));
   if (tape && out.tracked() && trains_bias && dtype != DType::F64) tape->want_column_sums(out);
   return out;

@@ -158,11 +158,10 @@ class Classifier {
     std::int64_t index = 0;
     each_chunk([&](std::int64_t begin, std::int64_t end, Tensor& logits) {
       const Tensor targets = targets_.slice(0, begin, end);
-      Tensor found;
+      Tensor part_losses = losses.slice(0, begin, end);
       const EncodedGradient dy =
           encode(logits, targets, scale, random_key(fmt::format("dlogits.{}", index++)), for_dx,
-                 for_dw, found);
-      losses.slice(0, begin, end).copy_from(found);
+                 for_dw, part_losses);
       if (for_dx) {
         Tensor part = out.dx.slice(0, begin, end);
         matmul_nt_into(part, dy.for_dx, dgrad_w, r.dgrad.mode, false, r.dgrad.accumulation);
@@ -197,17 +196,15 @@ class Classifier {
     has_wgrad_x_ = ready_t != nullptr;
   }
 
-  // dlogits of a chunk as both products read it, and the losses; `logits` may be overwritten.
+  // dlogits of a chunk as both products read it, and its losses; `logits` may be overwritten.
   EncodedGradient encode(Tensor& logits, const Tensor& targets, const Tensor& scale,
                          const RngKey& key, bool for_dx, bool for_dw, Tensor& losses) const {
     if (for_dx && for_dw)
-      if (const auto wanted = wanted_of_gradient(recipe_, key, false))
-        if (auto e = encode_dlogits(logits, targets, scale, *wanted)) {
-          losses = std::move(e->losses);
+      if (const auto wanted = wanted_of_gradient(recipe_, key, nullptr))
+        if (auto e = encode_dlogits(losses, logits, targets, scale, *wanted))
           return {std::move(e->by_row), std::move(e->by_column), {}};
-        }
-    losses = ops::cross_entropy_gradient(logits, targets, scale);
-    return encode_gradient(logits, recipe_, key, for_dx, for_dw, false);
+    losses.copy_from(ops::cross_entropy_gradient(logits, targets, scale));
+    return encode_gradient(logits, recipe_, key, for_dx, for_dw, nullptr);
   }
 
   // fn(begin, end, logits [end − begin, V]) for every chunk.

@@ -125,7 +125,7 @@ std::optional<Wanted> wanted_of_input(const Parameter& weight, const LinearRecip
                 .by_column = *w.rhs.quant,
                 .key = random_key("x"),
                 .transpose = trains && recipe.save == Save::Encoded,
-                .column_sums = false};
+                .bias = nullptr};
 }
 
 std::optional<Encoded> encode_input(const Tensor& x, const Parameter& weight,
@@ -144,7 +144,7 @@ Value remake_fprop_input(const Origin& x, const LinearRecipe& recipe, const RngK
                         .by_column = *w.rhs.quant,
                         .key = x_key,
                         .transpose = false,
-                        .column_sums = false};
+                        .bias = nullptr};
     if (const auto codes = encode_pair(source, source.x.shape(), wanted))
       return *codes->find(wanted.by_row);
   }
@@ -160,7 +160,7 @@ Value remake_wgrad_input(const Origin& x, const LinearRecipe& recipe, const RngK
 }
 
 std::optional<Wanted> wanted_of_gradient(const LinearRecipe& recipe, const RngKey& key,
-                                         bool column_sums) {
+                                         Parameter* bias) {
   const GemmRecipe &d = recipe.dgrad, &w = recipe.wgrad;
   const bool codes = is_real(d, d.lhs) && is_real(w, w.lhs);
   if (!recipe.fuse || !codes || forward_context().telemetry) return std::nullopt;
@@ -168,17 +168,17 @@ std::optional<Wanted> wanted_of_gradient(const LinearRecipe& recipe, const RngKe
                 .by_column = *w.lhs.quant,
                 .key = key,
                 .transpose = true,
-                .column_sums = column_sums};
+                .bias = bias};
 }
 
 EncodedGradient encode_gradient(const Tensor& dy, const LinearRecipe& recipe, const RngKey& key,
-                                bool for_dx, bool for_dw, bool column_sums) {
+                                bool for_dx, bool for_dw, Parameter* bias) {
   const GemmRecipe &d = recipe.dgrad, &w = recipe.wgrad;
-  const auto wanted =
-      for_dx && for_dw ? wanted_of_gradient(recipe, key, column_sums) : std::nullopt;
+  const auto wanted = for_dx && for_dw ? wanted_of_gradient(recipe, key, bias) : std::nullopt;
   if (wanted)
     if (const auto e = encode_plain(dy, *wanted))
-      return {*e->find(wanted->by_row), *e->find(wanted->by_column, true), e->column_sums()};
+      return {*e->find(wanted->by_row), *e->find(wanted->by_column, true), bias != nullptr,
+              e->column_sums()};
   EncodedGradient out;
   if (for_dx && for_dw && is_real(d, d.lhs) && is_real(w, w.lhs) && !forward_context().telemetry) {
     std::tie(out.for_dx, out.for_dw) = encode_both(dy, *d.lhs.quant, *w.lhs.quant, key);

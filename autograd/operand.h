@@ -38,27 +38,30 @@ Value remake_wgrad_input(const Origin& x, const LinearRecipe& recipe, const RngK
 // Both encodings of x that a training pass reads, by one pass over it, where a kernel serves.
 std::optional<Encoded> encode_input(const Tensor& x, const Parameter& weight,
                                     const LinearRecipe& recipe);
-// What both backward products want of dy, if both want codes.
+// What both backward products want of dy, if both want codes; bias: whose gradient is dy's sums, or
+// null.
 std::optional<Wanted> wanted_of_gradient(const LinearRecipe& recipe, const RngKey& key,
-                                         bool column_sums);
+                                         Parameter* bias);
 
-// dy [M, N] as the backward products read it. Its column sums, if asked for, only where the pass
-// that encodes has them on the way.
+// dy [M, N] as the backward products read it. Its column sums, if there is a bias, only where the
+// pass that encodes has them on the way (`has_sums`): undefined where they are the bias's gradient
+// already.
 struct EncodedGradient {
   Value for_dx, for_dw;
-  Tensor column_sums;
+  bool has_sums = false;
+  Tensor column_sums = {};
 };
 EncodedGradient encode_gradient(const Tensor& dy, const LinearRecipe& recipe, const RngKey& key,
-                                bool for_dx, bool for_dw, bool column_sums);
+                                bool for_dx, bool for_dw, Parameter* bias);
 
 // The same of dlogits, the gradient of logits [M, V] (tensor/kernels.h, cross_entropy_gradient), by
-// one producer that does not store it, where a kernel serves.
+// one producer that does not store it, where a kernel serves; it writes `losses` F32 [M].
 struct EncodedLogits {
-  Tensor losses;
   QTensor by_row, by_column;
 };
-std::optional<EncodedLogits> encode_dlogits(const Tensor& logits, const Tensor& targets,
-                                            const Tensor& scale, const Wanted& wanted);
+std::optional<EncodedLogits> encode_dlogits(Tensor& losses, const Tensor& logits,
+                                            const Tensor& targets, const Tensor& scale,
+                                            const Wanted& wanted);
 
 // Codes and F32 scales for a kernel that writes all of them; QTensor::empty fills the scales.
 QTensor unwritten(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, Device device);

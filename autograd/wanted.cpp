@@ -21,7 +21,7 @@ PairSource known_norm(const PairSource& source) {
 
 bool serves(const PairSource& source, const Wanted& wanted) {
   if (!is_norm(source)) return has_pair(source, wanted.by_row, wanted.by_column);
-  return !wanted.column_sums && has_norm_rows(source, wanted.by_row) &&
+  return !wanted.bias && has_norm_rows(source, wanted.by_row) &&
          (!wanted.transpose || has_source_columns(known_norm(source), wanted.by_column));
 }
 
@@ -30,6 +30,7 @@ struct Codes {
   QTensor by_row;
   std::optional<QTensor> by_column;
   Tensor column_codes, column_scales, sums;
+  Parameter* summed = nullptr;  // whose gradient `sums` is
 
   Codes(const Wanted& wanted, std::int64_t rows, std::int64_t cols, Device device)
       : by_row(unwritten(wanted.by_row, rows, cols, device)) {
@@ -38,14 +39,28 @@ struct Codes {
       column_codes = by_column->payload();
       column_scales = by_column->scales();
     }
-    if (wanted.column_sums) sums = Tensor::empty({cols}, DType::F32, device);
+    if (wanted.bias) make_sums(*wanted.bias, cols, device);
   }
   Encoded of(const Shape& shape, DType dtype) && {
     Encoded out(shape, dtype);
     out.add(std::move(by_row));
     if (by_column) out.add(std::move(*by_column), true);
-    out.set_column_sums(std::move(sums));
+    if (summed)
+      summed->set_has_grad(true);
+    else
+      out.set_column_sums(std::move(sums));
     return out;
+  }
+
+ private:
+  void make_sums(Parameter& bias, std::int64_t cols, Device device) {
+    if (!bias.has_grad() && bias.grad_buffer().dtype() == DType::F32 &&
+        bias.grad_buffer().is_contiguous()) {
+      summed = &bias;
+      sums = bias.grad_buffer();
+    } else {
+      sums = Tensor::empty({cols}, DType::F32, device);
+    }
   }
 };
 
@@ -92,7 +107,7 @@ std::optional<Encoded> encode_attention(Tensor& out, Tensor& lse, const Tensor& 
                                         const Tensor& v, const AttentionOptions& options,
                                         const Wanted& wanted) {
   const Shape& s = q.shape();
-  if (wanted.column_sums || !has_attention_codes({q, k, options}, wanted.by_row, wanted.by_column))
+  if (wanted.bias || !has_attention_codes({q, k, options}, wanted.by_row, wanted.by_column))
     return std::nullopt;
   const std::int64_t batch = s[0], tokens = s[1], cols = s[2] * s[3];
   out = Tensor::empty(s, q.dtype(), q.device());
@@ -105,18 +120,18 @@ std::optional<Encoded> encode_attention(Tensor& out, Tensor& lse, const Tensor& 
   return std::move(codes).of({batch, tokens, cols}, q.dtype());
 }
 
-std::optional<EncodedLogits> encode_dlogits(const Tensor& logits, const Tensor& targets,
-                                            const Tensor& scale, const Wanted& wanted) {
+std::optional<EncodedLogits> encode_dlogits(Tensor& losses, const Tensor& logits,
+                                            const Tensor& targets, const Tensor& scale,
+                                            const Wanted& wanted) {
   if (!has_dlogits_pair(logits, wanted.by_row, wanted.by_column)) return std::nullopt;
   const std::int64_t rows = logits.size(0), cols = logits.size(1);
   const Device device = logits.device();
-  EncodedLogits out{Tensor::empty({rows}, DType::F32, device),
-                    unwritten(wanted.by_row, rows, cols, device),
+  EncodedLogits out{unwritten(wanted.by_row, rows, cols, device),
                     unwritten(wanted.by_column, cols, rows, device)};
-  NIBBLE_DISPATCH(device,
-                  quant_dlogits(out.by_row.payload(), out.by_row.scales(), out.by_column.payload(),
-                                out.by_column.scales(), out.losses, logits, targets, scale,
-                                wanted.by_row, wanted.by_column, wanted.key));
+  NIBBLE_DISPATCH(
+      device, quant_dlogits(out.by_row.payload(), out.by_row.scales(), out.by_column.payload(),
+                            out.by_column.scales(), losses, logits, targets, scale, wanted.by_row,
+                            wanted.by_column, wanted.key));
   return out;
 }
 

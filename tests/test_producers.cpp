@@ -209,6 +209,28 @@ TEST_CASE("producers: gradients add up over micro-batches") {
   check_same(twice("int8"), twice("int8,fuse=off"));
 }
 
+TEST_CASE("producers: a bias that several layers share gets all their sums") {
+  Parameter w1(normal({kIn, kIn}, 6)), w2(normal({kIn, kIn}, 8)), bias(normal({kIn}, 7));
+  const auto gradient = [&](const char* text) {
+    const ForwardScope scope({.training = true, .seed = 1});
+    const LinearRecipe recipe = linear_recipe(text);
+    Tape tape;
+    const Tape::Recording recording(tape);
+    const Var x = tape.watch(normal({kRows, kIn}, 1));
+    const Var hidden = linear(x, w1, &bias, recipe);
+    const Var beside = linear(x, w2, &bias, recipe);  // backward: between GELU's and hidden's
+    const Var y =
+        linear(gelu(hidden, ops::Gelu::Tanh, wanted_of_input(w2, recipe)), w2, nullptr, recipe) +
+        beside;
+    tape.backward(y, normal(y.shape(), 3));
+    bias.set_has_grad(false);
+    const bool handed = !tape.handovers().empty() && tape.handovers().back().gradient;
+    CHECK(handed == recipe.fuse);
+    return bias.grad().clone();
+  };
+  CHECK(same_bits(gradient("int8"), gradient("int8,fuse=off")));
+}
+
 TEST_CASE("producers: frozen weights, biases and gains") {
   for (const char* frozen : {"w1", "b1", "gain", "w1 b1 w2 b2 gain offset"}) {
     CAPTURE(frozen);
