@@ -10,7 +10,6 @@
 
 #include "apps/cli/bench_runs.h"
 #include "apps/cli/memory_fit.h"
-#include "apps/cli/memory_plan.h"
 #include "apps/cli/text_layout.h"
 #include "apps/train/sampler.h"
 #include "apps/train/utf8_stream.h"
@@ -154,22 +153,4 @@ TEST_CASE("cli: a benchmark's runs write no checkpoint") {
       nibble::cli::own_run(o, {.recipe = "int8", .overrides = {}}, 5, "run").command;
   CHECK(std::ranges::find(command, "trainer.keep=0") != command.end());
   CHECK(std::ranges::find(command, "trainer.steps=5") != command.end());
-}
-
-TEST_CASE("cli: a process on a GPU takes more than its tensors, with float products the most") {
-  using namespace nibble;
-  using namespace nibble::cli;
-  constexpr Device kCuda = cuda_device();
-  MemoryPlan plan;
-  plan.peak = std::int64_t{8} << 30;
-  const std::int64_t own = process_memory(plan, kCuda);
-  plan.float_products = true;
-  const std::int64_t with_library = process_memory(plan, kCuda);
-  CHECK(own > plan.peak + plan.peak / 100);
-  CHECK(with_library - own == kGpuLibrary);
-  CHECK(process_memory(plan, kCpu) == plan.peak);
-  CHECK(tensors_within(plan.peak, plan, kCpu) == plan.peak);
-  // One is the other's inverse, but for a rounding.
-  CHECK(std::abs(tensors_within(with_library, plan, kCuda) - plan.peak) <= 1);
-  CHECK(tensors_within(1 << 20, plan, kCuda) == 0);
 }

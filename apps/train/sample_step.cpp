@@ -30,6 +30,7 @@ SampleStep::SampleStep(const TrainConfig& config, std::int64_t dataset_vocab, De
   for (std::int64_t i = 0; i < config.trainer.accumulation; ++i)
     batches_.push_back({tokens(), tokens()});
   state_.begin(0, config.trainer.lr);
+  if (!device.is_cpu()) release_cached_memory(device);  // where a run does
   if (!updates_.in_backward()) allocate_gradients(parameters(*model_));
 }
 
