@@ -154,3 +154,15 @@ TEST_CASE("cli: a benchmark's runs write no checkpoint") {
   CHECK(std::ranges::find(command, "trainer.keep=0") != command.end());
   CHECK(std::ranges::find(command, "trainer.steps=5") != command.end());
 }
+
+TEST_CASE("cli: control characters are shown, not sent to a terminal") {
+  using nibble::cli::escape_controls;
+  CHECK(escape_controls("plain\ttext\n") == "plain\ttext\n");
+  CHECK(escape_controls("\x1B[2J\a\b\r\x7F") == R"(\x1B[2J\x07\x08\x0D\x7F)");
+  CHECK(escape_controls(std::string_view("a\0b", 3)) == R"(a\x00b)");
+  // CSI as one character, U+009B; its neighbours U+00A0 and é are text.
+  CHECK(escape_controls("\xC2\x9B"
+                        "31m\xC2\x80\xC2\x9F") == R"(\x9B31m\x80\x9F)");
+  CHECK(escape_controls("\xC2\xA0\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80") ==
+        "\xC2\xA0\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80");
+}
