@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "apps/cli/bench_runs.h"
+#include "apps/cli/bench_train.h"
 #include "apps/cli/memory_fit.h"
 #include "apps/cli/text_layout.h"
 #include "apps/train/sampler.h"
@@ -165,4 +166,13 @@ TEST_CASE("cli: control characters are shown, not sent to a terminal") {
                         "31m\xC2\x80\xC2\x9F") == R"(\x9B31m\x80\x9F)");
   CHECK(escape_controls("\xC2\xA0\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80") ==
         "\xC2\xA0\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80");
+}
+
+TEST_CASE("cli: a queue that the GPU works off is not the host's time") {
+  using nibble::cli::host_text;
+  constexpr nibble::Device kCuda = nibble::cuda_device();
+  CHECK(host_text(0.00074, 0.0467, kCuda) == "0.74");
+  CHECK(host_text(0.638, 0.89, kCuda) == "(638)");
+  CHECK(host_text(0.638, 0.64, nibble::kCpu) == "638.00");  // there it does the work
+  CHECK(host_text(-1, 0.64, kCuda) == "-");
 }
