@@ -27,7 +27,7 @@ bool has(const std::string& text, std::string_view part) {
 }
 MemoryPlan plan_of(const std::string& file, const Overrides& overrides, const std::string& recipe) {
   const train::TrainConfig config = config_of(file, overrides, recipe);
-  return plan_memory(config, config.model.vocab);
+  return plan_memory(config, config.model.vocab, kCuda);
 }
 
 // On an H200 (tests/bench/results/2026-11-30-memory-plan.md), MiB.
@@ -92,6 +92,15 @@ TEST_CASE("memory plan: within 3 % of what a process was measured to take") {
   }
 }
 
+TEST_CASE("memory plan: updates are a GPU's there, a CPU's with their scratch here") {
+  const train::TrainConfig largest =
+      config_of("largest.jsonnet", {"model.vocab=50257"}, "int8,weights=int8");
+  const double measured = 105760865436;  // tests/bench/results/2026-11-30-150M.md, bytes of tensors
+  CHECK(static_cast<double>(plan_memory(largest, 50257, kCuda).peak) ==
+        doctest::Approx(measured).epsilon(0.001));
+  CHECK(static_cast<double>(plan_memory(largest, 50257, kCpu).peak) > 1.01 * measured);
+}
+
 TEST_CASE("memory plan: one does not depend on those before it") {
   const auto plan = [] { return plan_of("gpt2.jsonnet", {"trainer.batch=4"}, "int8"); };
   const MemoryPlan first = plan();
@@ -117,7 +126,8 @@ TEST_CASE("memory plan: a run is held against what is free now and what it has a
   options.output = dir / "run";
   options.device = kCuda;
   const std::int64_t vocab = read_dataset(options.config.data.path).vocab_size;
-  const std::int64_t needed = process_memory(plan_memory(options.config, vocab), kCuda);
+  const std::int64_t needed =
+      process_memory(plan_memory(options.config, vocab, options.device), kCuda);
   CHECK_NOTHROW(check_plan(options, {.free = needed, .own = 0, .total = needed}));
   CHECK_NOTHROW(check_plan(options, {.free = needed - 1000, .own = 1000, .total = 2 * needed}));
   const auto told = [&](const Room& room) { return error_of([&] { check_plan(options, room); }); };
@@ -135,7 +145,7 @@ TEST_CASE("memory plan: a run is held against what is free now and what it has a
                   size_text(needed / 2), size_text(needed / 2 + 1000), size_text(needed))));
   // What would fit, fits into both.
   options.device = kCpu;
-  const std::int64_t peak = plan_memory(options.config, vocab).peak;
+  const std::int64_t peak = plan_memory(options.config, vocab, options.device).peak;
   const Room room{.free = peak - 1001, .own = 1000, .total = peak};
   CHECK(has(told(room), "--set trainer.batch=2 --set trainer.accumulation=2"));
 }

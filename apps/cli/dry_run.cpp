@@ -61,7 +61,7 @@ fs::path nearest_existing(fs::path path) {
 int dry_run(const train::TrainOptions& options, bool timed) {
   const train::TrainConfig& config = options.config;
   const std::int64_t vocab = read_dataset(config.data.path).vocab_size;
-  const MemoryPlan plan = plan_memory(config, vocab);
+  const MemoryPlan plan = plan_memory(config, vocab, options.device);
   fmt::print("model: {:.2f} M parameters; recipe {}; batch {}, {} of them a step\n",
              static_cast<double>(plan.weights) / 1e6, config.recipe, config.trainer.batch,
              config.trainer.accumulation);

@@ -233,7 +233,7 @@ int inspect_config(const InspectConfig& o) {
   if (!text.contains("data")) text["data"] = {{"path", ""}};
   const train::TrainConfig config = train::read_config(text);
   const std::int64_t vocab = vocabulary(config);
-  const MemoryPlan plan = plan_memory(config, vocab);
+  const MemoryPlan plan = plan_memory(config, vocab, o.device);
   Fit fit{memory_budget(o.device, o.memory), {}, ""};
   fit.batches = largest_batches(config, vocab, o.device, fit.budget.bytes);
   if (process_memory(plan, o.device) > fit.budget.bytes)

@@ -115,7 +115,7 @@ struct Limit {
   Device device;
   std::int64_t bytes;  // of a process
   std::int64_t needs(const TrainConfig& config) const {
-    return process_memory(plan_memory(config, vocab), device);
+    return process_memory(plan_memory(config, vocab, device), device);
   }
 };
 
@@ -247,7 +247,7 @@ void check_plan(const train::TrainOptions& options) {
 void check_plan(const train::TrainOptions& options, const Room& room) {
   const Device device = options.device;
   const std::int64_t vocab = read_dataset(options.config.data.path).vocab_size;
-  const std::int64_t needed = process_memory(plan_memory(options.config, vocab), device);
+  const std::int64_t needed = process_memory(plan_memory(options.config, vocab, device), device);
   if (needed <= room.bytes()) return;
   const std::string others =
       needed <= room.total
@@ -265,7 +265,7 @@ void fail_with_what_would_fit(const OutOfMemory& error, const train::TrainOption
   const auto room = room_on(device);
   const std::int64_t vocab = read_dataset(options.config.data.path).vocab_size;
   // Where the plan would have called this step possible, at least what was asked for must go.
-  const std::int64_t needed = process_memory(plan_memory(options.config, vocab), device);
+  const std::int64_t needed = process_memory(plan_memory(options.config, vocab, device), device);
   std::int64_t limit = room ? room->bytes() : error.in_use();
   if (needed <= limit) limit = needed - error.shortage().asked;
   fail("allocate", "{}; {}", error.cause(), ways_on(options, {vocab, device, limit}));

@@ -66,10 +66,11 @@ std::int64_t process_memory(const MemoryPlan& plan, Device device) {
   return kGpuContext + (plan.float_products ? kGpuLibrary : 0) + plan.held;
 }
 
-MemoryPlan plan_memory(const train::TrainConfig& config, std::int64_t dataset_vocab) {
+MemoryPlan plan_memory(const train::TrainConfig& config, std::int64_t dataset_vocab,
+                       Device device) {
   NIBBLE_CHECK(memory_stats(kMeta).current == 0, "dry-run", "meta tensors are alive");
   release_cached_memory(kMeta);
-  train::SampleStep bench(config, dataset_vocab, kMeta);
+  train::SampleStep bench(config, dataset_vocab, kMeta, device);
   const MemoryByModule by_module;
   MemoryPlan plan;
   for (const Parameter* p : parameters(bench.model())) plan.weights += p->numel();

@@ -49,6 +49,7 @@ inline constexpr std::int64_t kGpuLibrary = std::int64_t{78} << 20;
 std::int64_t process_memory(const MemoryPlan& plan, Device device);
 
 // Throws Error("dry-run") while tensors on Meta are alive: their bytes would count.
-MemoryPlan plan_memory(const train::TrainConfig& config, std::int64_t dataset_vocab);
+// `device`: that the step is planned for.
+MemoryPlan plan_memory(const train::TrainConfig& config, std::int64_t dataset_vocab, Device device);
 
 }  // namespace nibble::cli
