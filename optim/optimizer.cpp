@@ -109,8 +109,9 @@ void Optimizer::update_entries(const std::vector<Entry*>& entries, const StepSta
   std::vector<Parameter*> updated;
   std::vector<Entry*> others;
   for (Entry* e : entries) {
-    // A plan for the CPU must have its scratch, and Meta does not know for whom it plans.
-    auto own = e->parameter->device().is_meta() ? decltype(stored(*e))("meta") : stored(*e);
+    // A plan for the CPU must have its scratch.
+    const bool apart = e->parameter->device().is_meta() && !plans_gpu_;
+    auto own = apart ? decltype(stored(*e))("meta") : stored(*e);
     if (auto* u = std::get_if<StoredUpdate>(&own)) {
       all.push_back(std::move(*u));
       updated.push_back(e->parameter);

@@ -58,6 +58,8 @@ class Optimizer {
   virtual bool recordable() const { return false; }
   // Forgets the gradients, and a step of update_now that an error cut short.
   void zero_grad();
+  // Parameters on Meta are updated as those of a GPU are, without the scratch of a CPU's updates.
+  void plan_for_gpu() { plans_gpu_ = true; }
 
   const std::vector<ParameterGroup>& groups() const { return groups_; }
   const std::vector<StateSlot>& slots() const { return slots_; }
@@ -138,6 +140,7 @@ class Optimizer {
   bool updating_ = false;  // between the first update_now of a step and finish_updates
   std::uint64_t seed_;
   Device home_;
+  bool plans_gpu_ = false;
 };
 
 // Sets state.clip so that the global norm of all gradients is at most max_norm (0: no clipping),

@@ -3,6 +3,41 @@
 #include <algorithm>
 
 namespace nibble {
+namespace {
+
+class ImaginarySource : public BlockSource {
+ public:
+  std::byte* end() const override { return end_; }
+  std::int64_t grow(std::int64_t bytes) override {
+    const std::int64_t grown = (bytes + kArenaPiece - 1) / kArenaPiece * kArenaPiece;
+    end_ += grown;
+    return grown;
+  }
+  std::pair<std::byte*, std::int64_t> release(std::byte* from, std::int64_t bytes) override {
+    const std::int64_t offset = from - begin(), first = (offset + kArenaPiece - 1) / kArenaPiece,
+                       last = (offset + bytes) / kArenaPiece;
+    if (last <= first) return {from, 0};
+    std::byte* const gone = begin() + first * kArenaPiece;
+    const std::int64_t size = (last - first) * kArenaPiece;
+    holes_.add(gone, size);
+    if (const std::int64_t at_end = holes_.bytes_below(end_); at_end > 0) {
+      AddressRanges rest;
+      rest.add(begin(), end_ - at_end - begin());
+      holes_.split_off(rest);
+      end_ -= at_end;
+    }
+    return {gone, size};
+  }
+
+ private:
+  static std::byte* begin() { return reinterpret_cast<std::byte*>(std::uintptr_t{1} << 60); }
+  std::byte* end_ = begin();
+  AddressRanges holes_;  // given back
+};
+
+}  // namespace
+
+std::unique_ptr<BlockSource> make_imaginary_source() { return std::make_unique<ImaginarySource>(); }
 
 AddressRanges::Place AddressRanges::insert(std::byte* at, std::int64_t bytes) {
   by_size_.emplace(bytes, at);
@@ -89,6 +124,7 @@ std::byte* BlockSpace::take(std::int64_t bytes, int pool) {
     std::byte* const end = source_->end();
     const std::int64_t grown = source_->grow(bytes - from.bytes_below(end));
     if (grown == 0) return nullptr;
+    held_ += grown;
     from.add(end, grown);
     block = from.take(bytes);
   }
@@ -119,6 +155,7 @@ void BlockSpace::release() {
   for (auto& [id, pool] : pools_) spare.add(pool.free.split_off(pool.used));
   for (const auto& [at, bytes] : spare.ranges()) {
     const auto [gone, size] = source_->release(at, bytes);
+    held_ -= size;
     free_.add(at, size > 0 ? gone - at : bytes);
     if (size > 0) free_.add(gone + size, at + bytes - (gone + size));
   }

@@ -44,6 +44,12 @@ class BlockSource {
   virtual std::pair<std::byte*, std::int64_t> release(std::byte* at, std::int64_t bytes) = 0;
 };
 
+// Memory of a GPU comes and goes in pieces of this size: small enough to waste little at the end,
+// large enough that tens of GiB are some thousands.
+inline constexpr std::int64_t kArenaPiece = 16 << 20;
+// Addresses with nothing behind them, in such pieces: for Meta, where blocks are only placed.
+std::unique_ptr<BlockSource> make_imaginary_source();
+
 // Blocks for everybody (pool 0) and for pools (MemoryPool in storage.h). Callers lock.
 class BlockSpace {
  public:
@@ -57,6 +63,7 @@ class BlockSpace {
   void close_pool(int pool);
   void end_use(int pool);  // what the pool has not needed goes back to everybody
   void release();          // what nobody needs goes back to the source
+  std::int64_t held() const { return held_; }  // bytes taken from the source
 
  private:
   struct Pool {
@@ -65,6 +72,7 @@ class BlockSpace {
   };
   std::unique_ptr<BlockSource> source_;
   AddressRanges free_;
+  std::int64_t held_ = 0;
   std::unordered_map<int, Pool> pools_;
 };
 

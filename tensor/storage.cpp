@@ -10,11 +10,12 @@
 #include <utility>
 #include <vector>
 
+#include "tensor/block_space.h"
+#include "tensor/held_memory.h"
 #include "tensor/memory_guard.h"
 #include "tensor/out_of_memory.h"
 
 #ifdef NIBBLE_CUDA_BACKEND
-#include "tensor/block_space.h"
 #include "tensor/cuda/arena.h"
 #include "tensor/cuda/context.h"
 #include "tensor/cuda/graph.h"
@@ -24,14 +25,19 @@ namespace nibble {
 namespace {
 
 // A GPU's blocks above this are cut to size from one range of addresses (BlockSpace), others from
-// slabs, so that they cut nothing up.
+// slabs, so that they cut nothing up. Meta's lie where a GPU's would, with nothing behind them.
 constexpr std::int64_t kSmall = 256 << 10;
-bool is_cut(std::int64_t size, Device device) { return device.is_cuda() && size > kSmall; }
+constexpr std::int64_t kSlab = 2 << 20;  // what a cudaMalloc takes, and it synchronises
+// Meta's addresses are none that a processor has. A tensor from kBeyondMeta on (a wrong size, which
+// an error will tell) has none: addresses must not overflow.
+constexpr std::uintptr_t kMetaSlabs = std::uintptr_t{1} << 61;
+constexpr std::int64_t kBeyondMeta = std::int64_t{1} << 48;
+bool is_cut(std::int64_t size, Device device) { return !device.is_cpu() && size > kSmall; }
 
 // Rounds up to an eighth of a power of two, so that near-equal sizes share a free list. Blocks of a
 // GPU begin at multiples of 512 bytes, as cudaMalloc's do.
 std::int64_t block_size(std::int64_t bytes, Device device) {
-  const std::int64_t kMin = device.is_cuda() ? 512 : 64;
+  const std::int64_t kMin = device.is_cpu() ? 64 : 512;
   if (bytes <= kMin) return kMin;
   if (is_cut(bytes, device)) return (bytes + kMin - 1) / kMin * kMin;
   const auto step =
@@ -55,9 +61,10 @@ struct DeviceHeap {
   std::vector<MemoryStats> by_scope;
   FreeLists free;
   std::unordered_map<int, Pool> pools;
-#ifdef NIBBLE_CUDA_BACKEND
-  std::unique_ptr<BlockSpace> large;  // of a GPU, from its first use
-#endif
+  std::unique_ptr<BlockSpace> large;  // of a GPU or Meta, from its first use
+  std::int64_t slabs = 0;
+  std::int64_t most_held = 0;  // since reset_peak_memory
+  std::int64_t held() const { return slabs * kSlab + (large ? large->held() : 0); }
 };
 
 // The pool that this thread allocates from; 0: none.
@@ -74,7 +81,7 @@ class Heap {
     std::byte* block = nullptr;
     pool = active_pool(device);
     std::unique_lock lock(mutex_);
-    if (!device.is_meta()) {
+    if (!device.is_meta() || bytes < kBeyondMeta) {
       if (fits_limit(bytes, device)) block = take(block_size(bytes, device), device, pool);
       if (!block) {
         Shortage found = shortage(bytes, device);
@@ -101,9 +108,7 @@ class Heap {
     if (active && !m.pools.contains(pool)) pool = active;
     const bool in_use = active && pool == active;
     const std::int64_t size = block_size(bytes, device);
-#ifdef NIBBLE_CUDA_BACKEND
     if (is_cut(size, device)) return m.large->give(block, size, pool, in_use);
-#endif
     if (in_use) m.pools.at(pool).used.insert(block);
     lists_of(m, pool)[size].push_back(block);
   }
@@ -111,9 +116,7 @@ class Heap {
     const std::lock_guard lock(mutex_);
     DeviceHeap& m = memory(device);
     m.pools[++pools_opened_];
-#ifdef NIBBLE_CUDA_BACKEND
-    if (device.is_cuda()) large(device).open_pool(pools_opened_);
-#endif
+    if (!device.is_cpu()) large(device).open_pool(pools_opened_);
     return pools_opened_;
   }
   void close_pool(Device device, int id) {
@@ -122,9 +125,7 @@ class Heap {
     const auto pool = m.pools.find(id);
     append(m.free, pool->second.free, [](std::byte*) { return true; });
     m.pools.erase(pool);
-#ifdef NIBBLE_CUDA_BACKEND
     if (m.large) m.large->close_pool(id);
-#endif
   }
   void begin_use(Device device, int id) {
     const std::lock_guard lock(mutex_);
@@ -139,9 +140,7 @@ class Heap {
     DeviceHeap& m = memory(device);
     Pool& pool = m.pools.at(id);
     append(m.free, pool.free, [&](std::byte* block) { return !pool.used.contains(block); });
-#ifdef NIBBLE_CUDA_BACKEND
     if (m.large) m.large->end_use(id);
-#endif
   }
   MemoryStats stats(Device device) {
     const std::lock_guard lock(mutex_);
@@ -160,6 +159,12 @@ class Heap {
     DeviceHeap& m = memory(device);
     for (MemoryStats& s : m.by_scope) s.peak = s.at_peak = s.current;
     m.total.peak = m.total.at_peak = m.total.current;
+    m.most_held = m.held();
+  }
+  HeldMemory held(Device device) {
+    const std::lock_guard lock(mutex_);
+    const DeviceHeap& m = memory(device);
+    return {m.held(), m.most_held};
   }
   void release(Device device) {
     const std::lock_guard lock(mutex_);
@@ -204,16 +209,14 @@ class Heap {
       });
   }
   std::byte* take(std::int64_t size, Device device, int pool) {
-#ifdef NIBBLE_CUDA_BACKEND
-    if (is_cut(size, device)) return take_cut(size, device, pool);
-#endif
     DeviceHeap& m = memory(device);
+    if (is_cut(size, device)) return take_cut(size, device, pool);
     std::byte* block = nullptr;
     if (auto& blocks = lists_of(m, pool)[size]; !blocks.empty()) {
       block = blocks.back();
       blocks.pop_back();
     } else {
-      block = device.is_cpu() ? take_host(size) : take_cuda(size, device, pool);
+      block = device.is_cpu() ? take_host(size) : take_small(size, device, pool);
     }
     if (pool && block) m.pools.at(pool).used.insert(block);
     return block;
@@ -242,41 +245,58 @@ class Heap {
     const auto memory = host_memory();
     return !memory || size <= memory->free - memory->total / 64;
   }
-#ifdef NIBBLE_CUDA_BACKEND
   BlockSpace& large(Device device) {
     DeviceHeap& m = memory(device);
-    cuda::use(device.index);
-    if (!m.large) m.large = std::make_unique<BlockSpace>(cuda::make_arena());
+    if (!m.large) m.large = std::make_unique<BlockSpace>(source_of(device));
     return *m.large;
   }
   std::byte* take_cut(std::int64_t size, Device device, int pool) {
-    return or_after_release(device, [&] { return large(device).take(size, pool); });
+    std::byte* block = or_after_release(device, [&] { return large(device).take(size, pool); });
+    keep_most(memory(device));
+    return block;
   }
-  static constexpr std::int64_t kSlab = 2 << 20;  // what a cudaMalloc takes, and it synchronises
-
-  std::byte* take_cuda(std::int64_t size, Device device, int pool) {
-    cuda::use(device.index);
-    std::byte* slab = or_after_release(
-        device, [] { return static_cast<std::byte*>(cuda::allocate(std::size_t{kSlab})); });
+  std::byte* take_small(std::int64_t size, Device device, int pool) {
+    DeviceHeap& m = memory(device);
+    std::byte* slab = or_after_release(device, [&] { return take_slab(device, m.slabs); });
     if (!slab) return nullptr;
-    auto& blocks = lists_of(memory(device), pool)[size];
+    ++m.slabs;
+    keep_most(m);
+    auto& blocks = lists_of(m, pool)[size];
     for (std::int64_t at = size; at + size <= kSlab; at += size) blocks.push_back(slab + at);
     return slab;
   }
-  // The cache may hold enough elsewhere; a recording cannot wait for its users.
-  template <class Take>
-  std::byte* or_after_release(Device device, const Take& take) {
-    std::byte* block = take();
-    if (block || cuda::recording()) return block;
-    release_locked(device);
-    return take();
+  static void keep_most(DeviceHeap& m) { m.most_held = std::max(m.most_held, m.held()); }
+  static std::unique_ptr<BlockSource> source_of([[maybe_unused]] Device device) {
+#ifdef NIBBLE_CUDA_BACKEND
+    if (device.is_cuda()) {
+      cuda::use(device.index);
+      return cuda::make_arena();
+    }
+#endif
+    return make_imaginary_source();
   }
+  static std::byte* take_slab(Device device, std::int64_t before) {
+    if (device.is_meta()) return reinterpret_cast<std::byte*>(kMetaSlabs + before * kSlab);
+#ifdef NIBBLE_CUDA_BACKEND
+    cuda::use(device.index);
+    return static_cast<std::byte*>(cuda::allocate(std::size_t{kSlab}));
 #else
-  static std::byte* take_cuda(std::int64_t, Device device, int) {
     check_available(device);
     return nullptr;
-  }
 #endif
+  }
+  // The cache may hold enough elsewhere; a recording cannot wait for its users. Meta never runs
+  // out.
+  template <class Take>
+  std::byte* or_after_release([[maybe_unused]] Device device, const Take& take) {
+    std::byte* block = take();
+#ifdef NIBBLE_CUDA_BACKEND
+    if (block || cuda::recording()) return block;
+    release_locked(device);
+    block = take();
+#endif
+    return block;
+  }
   // Gives back what is cached and what pools in use have taken over but not needed.
   void release_locked(Device device) {
     DeviceHeap& m = memory(device);
@@ -288,13 +308,20 @@ class Heap {
     if (device.is_cpu())
       for (auto& [size, blocks] : spare)
         for (std::byte* b : blocks) std::free(b);
-#ifdef NIBBLE_CUDA_BACKEND
-    if (!device.is_cuda()) return;
+    if (device.is_cpu()) return;
     m.free = std::move(spare);  // parts of slabs
-    cuda::use(device.index);
-    cuda::wait();  // queued kernels may still use what goes
-    if (m.large) m.large->release();
+#ifdef NIBBLE_CUDA_BACKEND
+    if (device.is_cuda()) {
+      cuda::use(device.index);
+      cuda::wait();  // queued kernels may still use what goes
+    }
 #endif
+    if (m.large) m.large->release();
+    // A plan must not depend on those before it.
+    if (device.is_meta() && m.total.current == 0 && m.pools.empty()) {
+      m.free.clear();
+      m.slabs = 0;
+    }
   }
   DeviceHeap& memory(Device device) {
     return memory_[static_cast<int>(device.kind) * 64 + device.index];
@@ -356,6 +383,7 @@ thread_local int t_scope = 0;
 MemoryStats memory_stats(Device device) { return heap().stats(device); }
 std::map<std::string, MemoryStats> memory_by_scope(Device device) { return heap().scopes(device); }
 void reset_peak_memory(Device device) { heap().reset_peak(device); }
+HeldMemory held_memory(Device device) { return heap().held(device); }
 void release_cached_memory(Device device) { heap().release(device); }
 
 void set_memory_limit(Device device, std::int64_t bytes) {

@@ -51,7 +51,7 @@ class BadDevice(TrainedCase):
         """The plan can tell: nothing is created."""
         for memory, fit in (("20KiB", "no smaller batch fits; a smaller model might"),
                             (self.peak() - 1, r"[\d.]+ KiB with --set trainer.batch=\d .*")):
-            self.fails(r"^allocate: memory is short: got the [\d.]+ KiB of cpu, the plan needs [\d.]+ KiB; "
+            self.fails(r"^allocate: memory is short: got [\d.]+ KiB free of the [\d.]+ KiB of cpu, the plan needs [\d.]+ KiB; "
                        f"what would fit: {fit}$", "train", "--config", self.config, "--output", self.folder / "none",
                        memory=memory)
             self.assertFalse((self.folder / "none").exists())

@@ -180,6 +180,20 @@ class Commands(TrainedCase):
         # The cosine's end differs, so only form and length agree: two steps were made for another schedule.
         self.assertEqual(len(a), len(b))
 
+    def test_resume_may_save_more_or_less(self):
+        """What a recipe keeps, makes again or fuses has the same bits; what it quantizes has not."""
+        def losses(name):
+            rows = map(json.loads, (self.folder / name / "metrics.jsonl").read_text().splitlines())
+            return [row["loss"] for row in rows if "loss" in row]
+        self.train("saved", "--set", "recipe=int8")
+        self.train("kept", "--set", "recipe=int8", "--max-minutes", "1e-9", code=3)
+        resume = ["train", "--output", self.folder / "kept", "--resume", "--set"]
+        for recipe in ("int8,save=encoded,fprop=none", "int8_rowwise", "int8,layer:*.mlp.fc1=none", "int8,weights=bf16"):
+            self.fails(r'^resume: recipe: got "int8.*, expected "int8"', *resume, f"recipe={recipe}")
+        self.ok(*resume, "recipe=int8,save=encoded,fuse=off", "--max-minutes", "1e-9", code=3)
+        self.ok(*resume, "recipe=int8,layer:*.mlp.fc1/output=recompute")
+        self.assertEqual(losses("kept"), losses("saved"))
+
     def test_the_time_limit_stops_with_a_checkpoint_and_resumes_exactly(self):
         self.train("late", "--max-minutes", "1e-9", code=3)
         self.assertTrue(self.checkpoint("late", 1).exists())

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "apps/cli/bench_runs.h"
+#include "apps/cli/bench_train.h"
 #include "apps/cli/memory_fit.h"
-#include "apps/cli/memory_plan.h"
 #include "apps/cli/text_layout.h"
 #include "apps/train/sampler.h"
 #include "apps/train/utf8_stream.h"
@@ -156,20 +156,23 @@ TEST_CASE("cli: a benchmark's runs write no checkpoint") {
   CHECK(std::ranges::find(command, "trainer.steps=5") != command.end());
 }
 
-TEST_CASE("cli: a process on a GPU takes more than its tensors, with float products the most") {
-  using namespace nibble;
-  using namespace nibble::cli;
-  constexpr Device kCuda = cuda_device();
-  MemoryPlan plan;
-  plan.peak = std::int64_t{8} << 30;
-  const std::int64_t own = process_memory(plan, kCuda);
-  plan.float_products = true;
-  const std::int64_t with_library = process_memory(plan, kCuda);
-  CHECK(own > plan.peak + plan.peak / 100);
-  CHECK(with_library - own == kGpuLibrary);
-  CHECK(process_memory(plan, kCpu) == plan.peak);
-  CHECK(tensors_within(plan.peak, plan, kCpu) == plan.peak);
-  // One is the other's inverse, but for a rounding.
-  CHECK(std::abs(tensors_within(with_library, plan, kCuda) - plan.peak) <= 1);
-  CHECK(tensors_within(1 << 20, plan, kCuda) == 0);
+TEST_CASE("cli: control characters are shown, not sent to a terminal") {
+  using nibble::cli::escape_controls;
+  CHECK(escape_controls("plain\ttext\n") == "plain\ttext\n");
+  CHECK(escape_controls("\x1B[2J\a\b\r\x7F") == R"(\x1B[2J\x07\x08\x0D\x7F)");
+  CHECK(escape_controls(std::string_view("a\0b", 3)) == R"(a\x00b)");
+  // CSI as one character, U+009B; its neighbours U+00A0 and é are text.
+  CHECK(escape_controls("\xC2\x9B"
+                        "31m\xC2\x80\xC2\x9F") == R"(\x9B31m\x80\x9F)");
+  CHECK(escape_controls("\xC2\xA0\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80") ==
+        "\xC2\xA0\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80");
+}
+
+TEST_CASE("cli: a queue that the GPU works off is not the host's time") {
+  using nibble::cli::host_text;
+  constexpr nibble::Device kCuda = nibble::cuda_device();
+  CHECK(host_text(0.00074, 0.0467, kCuda) == "0.74");
+  CHECK(host_text(0.638, 0.89, kCuda) == "(638)");
+  CHECK(host_text(0.638, 0.64, nibble::kCpu) == "638.00");  // there it does the work
+  CHECK(host_text(-1, 0.64, kCuda) == "-");
 }

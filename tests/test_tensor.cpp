@@ -1,3 +1,4 @@
+#include "tensor/held_memory.h"
 #include "tensor/storage.h"
 #include "tests/tensor_testing.h"
 
@@ -76,6 +77,42 @@ TEST_CASE("tensor: storage counts bytes, peaks and scopes") {
   const std::int64_t meta = memory_stats(kMeta).current;
   const Tensor huge = Tensor::empty({1 << 20, 1 << 20}, DType::F32, kMeta);
   CHECK(memory_stats(kMeta).current - meta == std::int64_t{4} << 40);
+}
+
+// Exact: pieces of 16 MiB, slabs of 2 MiB for what is small.
+TEST_CASE("tensor: Meta's blocks lie where a GPU's would") {
+  constexpr std::int64_t kMiB = 1 << 20;
+  release_cached_memory(kMeta);
+  reset_peak_memory(kMeta);
+  REQUIRE(held_memory(kMeta).now == 0);
+  const auto make = [](std::int64_t mib) { return Tensor::empty({mib << 20}, DType::U8, kMeta); };
+  {
+    Tensor a = make(10), b = make(20), c = make(1);  // 31 of two pieces
+    CHECK(held_memory(kMeta).now == 32 * kMiB);
+    a = Tensor();
+    const Tensor d = make(11);  // a's place is too small
+    CHECK(held_memory(kMeta).now == 48 * kMiB);
+    const Tensor e = make(10);
+    CHECK(held_memory(kMeta).now == 48 * kMiB);
+    const Tensor small = Tensor::empty({100}, DType::F32, kMeta);
+    const Tensor other = Tensor::empty({100}, DType::F32, kMeta);
+    CHECK(held_memory(kMeta).now == 50 * kMiB);
+    CHECK(error_of([&] { d.raw(); }).starts_with("tensor: a meta tensor has no data"));
+  }
+  CHECK(held_memory(kMeta).now == 50 * kMiB);  // kept for the next
+  {
+    MemoryPool pool(kMeta);
+    {
+      const MemoryPool::Use use(pool);
+      make(40);
+    }
+    const Tensor outside = make(40);  // what the pool used is its own
+    CHECK(held_memory(kMeta).now == 82 * kMiB);
+  }
+  CHECK(held_memory(kMeta).most == 82 * kMiB);
+  release_cached_memory(kMeta);
+  CHECK(held_memory(kMeta).now == 0);
+  CHECK(held_memory(kCpu).most == 0);
 }
 
 TEST_CASE("tensor: parallel_for covers every index once and rethrows") {

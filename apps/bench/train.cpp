@@ -69,7 +69,11 @@ void read_rows(TrainRun& run, const std::vector<nlohmann::json>& rows, const Con
                : 0.0;
   };
   if (run.last_loss == 0) run.last_loss = last("loss");
-  run.tensors = static_cast<std::int64_t>(std::clamp(last("memory_peak"), 0.0, 0x1p60));
+  const auto bytes = [&](const char* key) {
+    return static_cast<std::int64_t>(std::clamp(last(key), 0.0, 0x1p60));
+  };
+  run.tensors = bytes("memory_peak");
+  run.held = bytes("memory_held");
 }
 
 Contender of_round(Contender c, int round) {
@@ -155,6 +159,7 @@ TrainRun joined(const std::vector<TrainRun>& runs) {
   for (const TrainRun& r : runs) {
     if (all.fault.empty()) all.fault = r.fault;
     all.tensors = std::max(all.tensors, r.tensors);
+    all.held = std::max(all.held, r.held);
     all.process = std::max(all.process, r.process);
     if (r.gpu.clock_mhz == 0) continue;  // unknown
     clocks.push_back(r.gpu.clock_mhz);

@@ -18,8 +18,9 @@ struct Contender {
   std::string name;
   // What to run. Rows of metrics are looked for in `metrics`, the file that the program writes, or,
   // where that is empty, on its standard output: JSON objects with "step" (from 1) and
-  // "tokens_per_second", perhaps "loss", "memory_peak" and "host_seconds"; other lines are passed
-  // over. "{round}" in any of these words becomes the round's number: a folder of its own.
+  // "tokens_per_second", perhaps "loss", "memory_peak", "memory_held" and "host_seconds"; others
+  // are passed over. "{round}" in any of these words becomes the round's number: a folder of its
+  // own.
   std::vector<std::string> command;
   std::string metrics;
   profile::Range traced{};  // steps whose kernels are timed: they don't count for the medians
@@ -34,6 +35,7 @@ struct TrainRun {
   double first_step_seconds = 0;  // from the start of the process to the first row
   double last_loss = 0;
   std::int64_t tensors = 0;  // the program's own count of its peak, bytes; 0: not told
+  std::int64_t held = 0;     // what its allocator had for them at the most; 0: not told
   std::int64_t process = 0;  // its peak on the device (on a CPU: resident), bytes; 0: not known
   GpuState gpu;
   double seconds = 0;  // from the first row to the end

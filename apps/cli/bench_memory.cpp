@@ -33,7 +33,7 @@ int run_bench_memory(const BenchRuns& o) {
     options.contenders.push_back(
         own_run(o, variant, bench::kWarmSteps + 2,
                 scratch.path() / fmt::format("run{}-{{round}}", planned.size())));
-    planned.push_back(plan_memory(config, read_dataset(config.data.path).vocab_size));
+    planned.push_back(plan_memory(config, read_dataset(config.data.path).vocab_size, device));
   }
   const std::vector<bench::TrainRun> rows = bench::bench_train(options);
   fmt::print(
@@ -47,6 +47,7 @@ int run_bench_memory(const BenchRuns& o) {
     const bench::TrainRun& r = rows[i];
     nlohmann::json row = json_of(r);
     row["planned_bytes"] = planned[i].peak;
+    if (device.is_cuda()) row["planned_held_bytes"] = planned[i].held;
     row["planned_process_bytes"] = process_memory(planned[i], device);
     out["rows"].push_back(std::move(row));
     faulty |= !r.fault.empty();

@@ -126,6 +126,7 @@ nlohmann::json json_of(const bench::TrainRun& r) {
     if (value > 0) out[key] = value;
   };
   add_known("tensors_bytes", r.tensors);
+  add_known("held_bytes", r.held);
   add_known("process_bytes", r.process);
   add_known("sm_clock_mhz", r.gpu.clock_mhz);
   add_known("watts", r.gpu.watts);

@@ -72,6 +72,17 @@ void tell_run(const bench::TrainRun& r) {
   fmt::print(stderr, "{}: {:.0f} tokens/s, {} GiB\n", r.name, r.tokens_per_second, gib(r.process));
 }
 
+std::string row_of(const bench::TrainRun& r, double first, const Work& work,
+                   const std::string& host) {
+  const bool clock = r.gpu.clock_mhz > 0;
+  return fmt::format(
+      "| {} | {:.0f} | {} | {:.4g} | {} | {:.1f} | {} | {} | {} | {} | {:.0f} | {:.4f} |\n", r.name,
+      r.tokens_per_second, first > 0 ? fmt::format("{:.3f}", r.tokens_per_second / first) : "-",
+      work.flops_per_token * r.tokens_per_second * 1e-12, host, r.first_step_seconds,
+      gib(r.tensors), gib(r.process), clock ? fmt::format("{:.0f}", r.gpu.clock_mhz) : "-",
+      clock ? fmt::format("{:.0f}", r.gpu.watts) : "-", r.seconds, r.last_loss);
+}
+
 int run_train(const BenchRuns& o) {
   NIBBLE_CHECK(o.steps > bench::kWarmSteps, kOp,
                "--steps: got {}, expected more than the {} that don't count", o.steps,
@@ -120,7 +131,7 @@ int run_train(const BenchRuns& o) {
       "|\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
       o.steps);
   nlohmann::json out = {{"device", processor_name(device)}, {"rows", nlohmann::json::array()}};
-  bool faulty = false;
+  bool faulty = false, waits = false;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const bench::TrainRun& r = rows[i];
     out["rows"].push_back(json_of(r));
@@ -129,24 +140,24 @@ int run_train(const BenchRuns& o) {
       fmt::print("| {} | failed | - | - | - | - | - | - | - | - | - | - |\n", r.name);
       continue;
     }
-    const bool clock = r.gpu.clock_mhz > 0;
-    fmt::print(
-        "| {} | {:.0f} | {} | {:.4g} | {} | {:.1f} | {} | {} | {} | {} | {:.0f} | {:.4f} |\n",
-        r.name, r.tokens_per_second,
-        rows.front().tokens_per_second > 0
-            ? fmt::format("{:.3f}", r.tokens_per_second / rows.front().tokens_per_second)
-            : "-",
-        work[i].flops_per_token * r.tokens_per_second * 1e-12,
-        r.host_seconds >= 0 ? fmt::format("{:.2f}", r.host_seconds * 1e3) : "-",
-        r.first_step_seconds, gib(r.tensors), gib(r.process),
-        clock ? fmt::format("{:.0f}", r.gpu.clock_mhz) : "-",
-        clock ? fmt::format("{:.0f}", r.gpu.watts) : "-", r.seconds, r.last_loss);
+    const std::string host =
+        host_text(r.host_seconds, work[i].tokens / r.tokens_per_second, device);
+    waits |= host.starts_with('(');
+    fmt::print("{}", row_of(r, rows.front().tokens_per_second, work[i], host));
   }
+  if (waits) fmt::print("\n{}\n", kHostWaits);
   for (std::size_t i = 0; i < rows.size(); ++i) print_kernels(rows[i], work[i].tokens);
   return finish(o, out, faulty);
 }
 
 }  // namespace
+
+std::string host_text(double host_seconds, double step_seconds, Device device) {
+  if (host_seconds < 0) return "-";
+  const bool waits = device.is_cuda() && host_seconds > step_seconds / 2;
+  return waits ? fmt::format("({:.0f})", host_seconds * 1e3)
+               : fmt::format("{:.2f}", host_seconds * 1e3);
+}
 
 void add_bench_train(CLI::App& bench, CommandLine& line) {
   auto o = std::make_shared<BenchRuns>();

@@ -61,12 +61,11 @@ fs::path nearest_existing(fs::path path) {
 int dry_run(const train::TrainOptions& options, bool timed) {
   const train::TrainConfig& config = options.config;
   const std::int64_t vocab = read_dataset(config.data.path).vocab_size;
-  const MemoryPlan plan = plan_memory(config, vocab);
+  const MemoryPlan plan = plan_memory(config, vocab, options.device);
   fmt::print("model: {:.2f} M parameters; recipe {}; batch {}, {} of them a step\n",
              static_cast<double>(plan.weights) / 1e6, config.recipe, config.trainer.batch,
              config.trainer.accumulation);
-  std::optional<std::int64_t> available;
-  if (const auto memory = device_memory(options.device)) available = memory->free;
+  const std::optional<Room> room = room_on(options.device);
   std::string parts;
   for (const auto& [name, bytes] : plan.categories)
     if (bytes > 0)
@@ -75,7 +74,7 @@ int dry_run(const train::TrainOptions& options, bool timed) {
   const std::string process =
       needed == plan.peak ? "" : fmt::format("; a process of {}", size_text(needed));
   fmt::print("memory: {} = {}{}; {} available\n", size_text(plan.peak), parts, process,
-             available ? size_text(*available) : "unknown");
+             room ? size_text(room->bytes()) : "unknown");
   const std::int64_t files = config.trainer.keep ? config.trainer.keep + 1 : 0;
   const auto space =
       static_cast<std::int64_t>(fs::space(nearest_existing(options.output)).available);
@@ -84,10 +83,9 @@ int dry_run(const train::TrainOptions& options, bool timed) {
                size_text(plan.checkpoint), files - 1, size_text(files * plan.checkpoint),
                size_text(space));
   std::fflush(stdout);
-  NIBBLE_CHECK(!available || needed <= *available, "dry-run",
-               "memory is short: got {}, needs {}; what would fit: {}", size_text(*available),
-               size_text(needed),
-               what_would_fit(config, vocab, tensors_within(*available, plan, options.device)));
+  NIBBLE_CHECK(!room || needed <= room->bytes(), "dry-run",
+               "memory is short: got {}, needs {}; what would fit: {}", size_text(room->bytes()),
+               size_text(needed), what_would_fit(config, vocab, options.device, room->bytes()));
   NIBBLE_CHECK(
       files * plan.checkpoint <= space, "dry-run",
       "the disk is too full: got {}, needs {}; a smaller trainer.keep or another --output helps",

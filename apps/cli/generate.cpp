@@ -1,5 +1,6 @@
 // nibble generate: text from a checkpoint.
 #include <fmt/format.h>
+#include <unistd.h>
 #include <CLI/CLI.hpp>
 
 #include <cstdio>
@@ -7,6 +8,7 @@
 
 #include "apps/cli/commands.h"
 #include "apps/cli/loaded_model.h"
+#include "apps/cli/text_layout.h"
 #include "apps/train/generate.h"
 
 namespace nibble::cli {
@@ -21,7 +23,8 @@ struct Options {
 };
 
 void show(const std::string& text) {
-  fmt::print("{}", text);
+  static const bool terminal = ::isatty(STDOUT_FILENO) == 1;
+  fmt::print("{}", terminal ? escape_controls(text) : text);
   std::fflush(stdout);
 }
 

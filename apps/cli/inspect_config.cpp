@@ -160,8 +160,10 @@ void print_memory(const MemoryPlan& plan, Device device) {
   }
   fmt::print("  {:<12}{:>10}\n", "in all", size_text(plan.peak));
   if (device.is_cuda())
-    fmt::print("  {:<12}{:>10}  with the CUDA context, libraries and what lies between\n",
-               "process", size_text(process_memory(plan, device)));
+    fmt::print(
+        "  {:<12}{:>10}  with what lies between them\n"
+        "  {:<12}{:>10}  with the CUDA context and libraries\n",
+        "held", size_text(plan.held), "process", size_text(process_memory(plan, device)));
   fmt::print("a checkpoint file takes {}\n", size_text(plan.checkpoint));
 }
 
@@ -209,6 +211,7 @@ Json json_of(const std::vector<Row>& rows, const std::vector<ProductRow>& produc
   for (const auto& [reason, count] : encodings.apart) json["encodings"]["apart"][reason] = count;
   for (const auto& [name, bytes] : plan.categories) json["memory"][name] = bytes;
   json["memory"]["peak"] = plan.peak;
+  if (device.is_cuda()) json["memory"]["held"] = plan.held;
   json["memory"]["process"] = process_memory(plan, device);
   json["memory_by_module"] = Json::object();
   for (const auto& [part, bytes] : plan.modules) json["memory_by_module"][part] = bytes;
@@ -230,11 +233,11 @@ int inspect_config(const InspectConfig& o) {
   if (!text.contains("data")) text["data"] = {{"path", ""}};
   const train::TrainConfig config = train::read_config(text);
   const std::int64_t vocab = vocabulary(config);
-  const MemoryPlan plan = plan_memory(config, vocab);
+  const MemoryPlan plan = plan_memory(config, vocab, o.device);
   Fit fit{memory_budget(o.device, o.memory), {}, ""};
-  const std::int64_t limit = tensors_within(fit.budget.bytes, plan, o.device);
-  fit.batches = largest_batches(config, vocab, limit);
-  if (plan.peak > limit) fit.change = what_would_fit(config, vocab, limit);
+  fit.batches = largest_batches(config, vocab, o.device, fit.budget.bytes);
+  if (process_memory(plan, o.device) > fit.budget.bytes)
+    fit.change = what_would_fit(config, vocab, o.device, fit.budget.bytes);
   const Producers producers = producers_of(config, vocab);
   const std::unique_ptr<LanguageModel> model = train::build_model(config, vocab, kMeta);
   const std::vector<Row> rows = parameter_rows(*model, o.all);

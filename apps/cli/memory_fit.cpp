@@ -12,6 +12,8 @@
 #include "apps/cli/memory_plan.h"
 #include "apps/train/checkpoints.h"
 #include "data/dataset.h"
+#include "quant/recipe.h"
+#include "tensor/held_memory.h"
 #include "tensor/storage.h"
 
 namespace nibble::cli {
@@ -72,6 +74,8 @@ std::optional<Change> in_backward(const Change& from) {
 
 std::optional<Change> with_8bit_moments(const Change& from) {
   if (from.config.optimizer.type != "adamw") return std::nullopt;
+  const MomentRecipe kept = recipes::parse(from.config.recipe).moments;
+  if (!kept.simulated && kept.m != "" && kept.v != "") return std::nullopt;
   Change to = from;
   for (const auto& [slot, codec] : {std::pair{"m", "dyn8:group256"}, {"v", "dynu8:group256"}}) {
     if (to.config.optimizer.parameters.value(slot, "") != "") return std::nullopt;
@@ -81,44 +85,74 @@ std::optional<Change> with_8bit_moments(const Change& from) {
   return to;
 }
 
-std::optional<Change> by_recipe(const Change& from) {
-  if (from.config.recipe != "none") return with_8bit_moments(from);
+std::optional<Change> with_recipe(const Change& from, const std::string& recipe) {
   Change to = from;
-  to.config.recipe = "int8";  // codes are saved in place of activations, and moments are codes
-  to.settings += " --set recipe=int8";
+  to.config.recipe = recipe;
+  // The last one counts, and one that is said twice would be read as a mistake.
+  if (const auto before = from.settings.find(" --set recipe="); before != std::string::npos)
+    to.settings.erase(before, from.settings.find(' ', before + 7) - before);
+  to.settings += " --set recipe=" + recipe;
   return to;
 }
 
-// "3.2 GiB with --set …" when its peak is within the limit.
-std::optional<std::string> fitting(const std::optional<Change>& change, std::int64_t vocab,
-                                   std::int64_t limit) {
+std::optional<Change> by_recipe(const Change& from) {
+  if (from.config.recipe != "none") return with_8bit_moments(from);
+  return with_recipe(from, "int8");  // codes are saved, not activations, and moments are codes
+}
+
+// Without a master copy; rounded stochastically. Of recipes that change numbers anyway.
+std::optional<Change> with_weights(const Change& from, WeightStorage kept) {
+  if (from.config.recipe == "none" || recipes::parse(from.config.recipe).weights >= kept)
+    return std::nullopt;
+  return with_recipe(
+      from, from.config.recipe + (kept == WeightStorage::BF16 ? ",weights=bf16" : ",weights=int8"));
+}
+constexpr WeightStorage kSmaller[] = {WeightStorage::BF16, WeightStorage::Int8};
+
+// What plans are compared with.
+struct Limit {
+  std::int64_t vocab;
+  Device device;
+  std::int64_t bytes;  // of a process
+  std::int64_t needs(const TrainConfig& config) const {
+    return process_memory(plan_memory(config, vocab, device), device);
+  }
+};
+
+// "3.2 GiB with --set …" when it stays within the limit.
+std::optional<std::string> fitting(const std::optional<Change>& change, const Limit& limit) {
   if (!change) return std::nullopt;
-  const std::int64_t peak = plan_memory(change->config, vocab).peak;
-  if (peak > limit) return std::nullopt;
-  return fmt::format("{} with{}", size_text(peak), change->settings);
+  const std::int64_t needed = limit.needs(change->config);
+  if (needed > limit.bytes) return std::nullopt;
+  return fmt::format("{} with{}", size_text(needed), change->settings);
 }
 
 // The fewest parts that fit, of as many as would still be a sensible step.
-std::optional<std::string> fitting_parts(const Change& from, std::int64_t vocab,
-                                         std::int64_t limit) {
+std::optional<std::string> fitting_parts(const Change& from, const Limit& limit) {
   constexpr std::int64_t kMost = 512;
   for (std::int64_t parts = 2; parts <= std::min(from.config.trainer.batch, kMost); ++parts)
-    if (auto text = fitting(in_parts(from, parts), vocab, limit)) return text;
+    if (auto text = fitting(in_parts(from, parts), limit)) return text;
   return std::nullopt;
 }
 
 // The level of recomputation that costs the least time.
-std::optional<std::string> recomputed(const Change& from, std::int64_t vocab, std::int64_t limit) {
+std::optional<std::string> recomputed(const Change& from, const Limit& limit) {
   if (from.config.model.checkpoint_blocks) return std::nullopt;
   for (const char* level : {"inputs", "mlp", "products", "sums"})
-    if (auto text = fitting(recomputing(from, level), vocab, limit)) return text;
-  return fitting(checkpointed(from), vocab, limit);
+    if (auto text = fitting(recomputing(from, level), limit)) return text;
+  return fitting(checkpointed(from), limit);
 }
 
-std::int64_t largest_batch(TrainConfig config, std::int64_t vocab, std::int64_t limit) {
+std::optional<std::string> with_smaller_weights(const Change& from, const Limit& limit) {
+  for (const WeightStorage kept : kSmaller)
+    if (auto text = fitting(with_weights(from, kept), limit)) return text;
+  return std::nullopt;
+}
+
+std::int64_t largest_batch(TrainConfig config, const Limit& limit) {
   const auto fits = [&](std::int64_t batch) {
     config.trainer.batch = batch;
-    return plan_memory(config, vocab).peak <= limit;
+    return limit.needs(config) <= limit.bytes;
   };
   constexpr std::int64_t kMost = 1 << 14;
   std::int64_t good = 0, bad = 1;
@@ -139,8 +173,9 @@ std::optional<std::int64_t> total_memory(Device device) {
   return std::nullopt;
 }
 
-std::string ways_on(const train::TrainOptions& options, std::int64_t vocab, std::int64_t limit) {
-  std::string text = "what would fit: " + what_would_fit(options.config, vocab, limit);
+std::string ways_on(const train::TrainOptions& options, const Limit& limit) {
+  std::string text =
+      "what would fit: " + what_would_fit(options.config, limit.vocab, limit.device, limit.bytes);
   const auto kept = train::list_checkpoints(options.output / "checkpoints");
   if (!kept.empty()) text += fmt::format("; --resume goes on from step {}", kept.back().step);
   return text;
@@ -157,60 +192,83 @@ MemoryBudget memory_budget(Device device, std::int64_t given) {
                       size_text(kAssumedGpuMemory))};
 }
 
-std::string what_would_fit(const TrainConfig& config, std::int64_t vocab, std::int64_t limit) {
+std::string what_would_fit(const TrainConfig& config, std::int64_t vocab, Device device,
+                           std::int64_t bytes) {
   const Change now{config, ""};
+  const Limit limit{vocab, device, bytes};
   std::string text;
-  for (const auto& found : {fitting_parts(now, vocab, limit), recomputed(now, vocab, limit),
-                            fitting(by_recipe(now), vocab, limit)})
+  for (const auto& found : {fitting_parts(now, limit), recomputed(now, limit),
+                            fitting(by_recipe(now), limit), with_smaller_weights(now, limit)})
     if (found) text += (text.empty() ? "" : "; or ") + *found;
   if (!text.empty()) return text;
   // Together, the ones that change no numbers first.
   const Change blocks = checkpointed(now).value_or(now);
-  if (const auto found = fitting_parts(blocks, vocab, limit)) return *found;
-  const Change all = by_recipe(blocks).value_or(blocks);
-  if (const auto found = fitting(all, vocab, limit)) return *found;
-  if (const auto found = fitting_parts(all, vocab, limit)) return *found;
-  if (const auto found = fitting(in_backward(all), vocab, limit)) return *found;
+  if (const auto found = fitting_parts(blocks, limit)) return *found;
+  std::vector<Change> all{by_recipe(blocks).value_or(blocks)};
+  for (const WeightStorage kept : kSmaller)
+    if (auto change = with_weights(all.front(), kept)) all.push_back(std::move(*change));
+  for (const Change& change : all) {
+    if (const auto found = fitting(change, limit)) return *found;
+    if (const auto found = fitting_parts(change, limit)) return *found;
+  }
+  for (const Change& change : all)
+    if (const auto found = fitting(in_backward(change), limit)) return *found;
   return "no smaller batch fits; a smaller model might";
 }
 
 std::vector<LargestBatch> largest_batches(const TrainConfig& config, std::int64_t vocab,
-                                          std::int64_t limit) {
+                                          Device device, std::int64_t bytes) {
   const Change now{config, ""};
-  std::vector<LargestBatch> result{{"as configured", largest_batch(config, vocab, limit)}};
+  const Limit limit{vocab, device, bytes};
+  std::vector<LargestBatch> result{{"as configured", largest_batch(config, limit)}};
   for (const auto& change :
        {recomputing(now, "inputs"), recomputing(now, "mlp"), recomputing(now, "products"),
         recomputing(now, "sums"), checkpointed(now), with_8bit_moments(now),
         config.recipe == "none" ? by_recipe(now) : std::nullopt}) {
     if (!change) continue;
-    const std::int64_t batch = largest_batch(change->config, vocab, limit);
+    const std::int64_t batch = largest_batch(change->config, limit);
     if (batch > result.front().batch) result.push_back({"with" + change->settings, batch});
   }
   return result;
 }
 
+std::optional<Room> room_on(Device device) {
+  const auto memory = device_memory(device);  // a GPU's context is there from here on
+  if (!memory) return std::nullopt;
+  const std::int64_t own =
+      device.is_cuda() ? kGpuContext + held_memory(device).now : memory_stats(device).current;
+  return Room{memory->free, own, memory->total};
+}
+
 void check_plan(const train::TrainOptions& options) {
+  if (const auto room = room_on(options.device)) check_plan(options, *room);
+}
+
+void check_plan(const train::TrainOptions& options, const Room& room) {
   const Device device = options.device;
-  const auto memory = device_memory(device);
   const std::int64_t vocab = read_dataset(options.config.data.path).vocab_size;
-  const MemoryPlan plan = plan_memory(options.config, vocab);
-  const std::int64_t needed = process_memory(plan, device);
-  if (!memory || needed <= memory->total) return;
-  fail("allocate", "memory is short: got the {} of {}, the plan needs {}; {}",
-       size_text(memory->total), device, size_text(needed),
-       ways_on(options, vocab, tensors_within(memory->total, plan, device)));
+  const std::int64_t needed = process_memory(plan_memory(options.config, vocab, device), device);
+  if (needed <= room.bytes()) return;
+  const std::string others =
+      needed <= room.total
+          ? fmt::format(" (others use {})",
+                        size_text(std::max<std::int64_t>(room.total - room.bytes(), 0)))
+          : "";
+  fail("allocate", "memory is short: got {} free of the {} of {}{}, the plan needs {}; {}",
+       size_text(room.free), size_text(room.total), device, others, size_text(needed),
+       ways_on(options, {vocab, device, room.bytes()}));
 }
 
 void fail_with_what_would_fit(const OutOfMemory& error, const train::TrainOptions& options) {
   const Device device = options.device;
   release_cached_memory(device);
-  const auto memory = device_memory(device);
+  const auto room = room_on(device);
   const std::int64_t vocab = read_dataset(options.config.data.path).vocab_size;
   // Where the plan would have called this step possible, at least what was asked for must go.
-  const MemoryPlan plan = plan_memory(options.config, vocab);
-  std::int64_t limit = memory ? tensors_within(memory->free, plan, device) : error.in_use();
-  if (plan.peak <= limit) limit = plan.peak - error.shortage().asked;
-  fail("allocate", "{}; {}", error.cause(), ways_on(options, vocab, limit));
+  const std::int64_t needed = process_memory(plan_memory(options.config, vocab, device), device);
+  std::int64_t limit = room ? room->bytes() : error.in_use();
+  if (needed <= limit) limit = needed - error.shortage().asked;
+  fail("allocate", "{}; {}", error.cause(), ways_on(options, {vocab, device, limit}));
 }
 
 std::int64_t parse_bytes(std::string_view what, std::string_view text) {

@@ -7,6 +7,7 @@
 #include "apps/train/weights.h"
 #include "autograd/context.h"
 #include "nn/layers.h"
+#include "tensor/held_memory.h"
 
 namespace nibble::cli {
 namespace {
@@ -33,10 +34,6 @@ void tell_peak(MemoryPlan& plan) {
   for (const auto& [name, bytes] : sums) other += bytes;
   if (other > 0) plan.categories.emplace_back("other", other);
   std::ranges::sort(plan.modules, std::greater{}, [](const auto& part) { return part.second; });
-}
-
-std::int64_t beside_tensors(const MemoryPlan& plan) {
-  return kGpuContext + (plan.float_products ? kGpuLibrary : 0);
 }
 
 // Our own kernels multiply integers unless a tuned plan says otherwise, which is not counted; all
@@ -66,30 +63,31 @@ std::int64_t MemoryPlan::of(std::string_view category) const {
 
 std::int64_t process_memory(const MemoryPlan& plan, Device device) {
   if (!device.is_cuda()) return plan.peak;
-  return beside_tensors(plan) +
-         static_cast<std::int64_t>(static_cast<double>(plan.peak) * (1 + kGpuSlack));
+  return kGpuContext + (plan.float_products ? kGpuLibrary : 0) + plan.held;
 }
 
-std::int64_t tensors_within(std::int64_t memory, const MemoryPlan& plan, Device device) {
-  if (!device.is_cuda()) return memory;
-  const auto left = static_cast<double>(std::max<std::int64_t>(memory - beside_tensors(plan), 0));
-  return static_cast<std::int64_t>(left / (1 + kGpuSlack));
-}
-
-MemoryPlan plan_memory(const train::TrainConfig& config, std::int64_t dataset_vocab) {
+MemoryPlan plan_memory(const train::TrainConfig& config, std::int64_t dataset_vocab,
+                       Device device) {
   NIBBLE_CHECK(memory_stats(kMeta).current == 0, "dry-run", "meta tensors are alive");
-  train::SampleStep bench(config, dataset_vocab, kMeta);
+  release_cached_memory(kMeta);
+  train::SampleStep bench(config, dataset_vocab, kMeta, device);
   const MemoryByModule by_module;
   MemoryPlan plan;
   for (const Parameter* p : parameters(bench.model())) plan.weights += p->numel();
   plan.float_products = has_float_products(bench.model(), recipes::parse(config.recipe));
   reset_peak_memory(kMeta);
-  // Twice: only the second step finds the gradients' buffers already there.
-  for (int i = 0; i < 2; ++i) {
+  // Twice: only the second step finds the gradients' buffers already there, and a GPU records it in
+  // a pool of its own.
+  bench.micro_step();
+  bench.update();
+  {
+    MemoryPool pool(kMeta);
+    const MemoryPool::Use use(pool);
     bench.micro_step();
     bench.update();
   }
   plan.peak = memory_stats(kMeta).peak;
+  plan.held = held_memory(kMeta).most;
   tell_peak(plan);
   plan.checkpoint = bytes_of(train::weight_tensors(bench.model())) +
                     bytes_of(bench.optimizer().state_tensors()) +

@@ -17,7 +17,8 @@ struct MemoryPlan {
   std::vector<std::pair<std::string, std::int64_t>> categories;
   // The categories' parts by kind of module, largest first: "activations: mlp.fc1".
   std::vector<std::pair<std::string, std::int64_t>> modules;
-  std::int64_t peak = 0;        // of tensors; process_memory() has the rest
+  std::int64_t peak = 0;        // of tensors
+  std::int64_t held = 0;        // what a GPU's allocator has for them (tensor/held_memory.h)
   std::int64_t checkpoint = 0;  // size of the file
   std::int64_t weights = 0;     // number of parameters
   bool float_products = false;  // on a GPU some are cuBLASLt's, which takes memory of its own
@@ -39,18 +40,16 @@ inline constexpr MemoryCategory kMemoryCategories[] = {
     {"batch", "inputs and targets"},
 };
 
-// What a process on a GPU has in use beside its tensors at their peak, measured on an H200
-// (tests/bench/results/2026-11-29-memory.md): the CUDA context with a training step's kernels and
-// graph; cuBLASLt's kernels and workspace; and of the tensors' peak what lies between blocks.
-inline constexpr std::int64_t kGpuContext = std::int64_t{390} << 20;
-inline constexpr std::int64_t kGpuLibrary = std::int64_t{300} << 20;
-inline constexpr double kGpuSlack = 0.01;
-// What a process needs for the plan's tensors, and the peak that fits into so much memory where
-// all else is as planned. On a CPU both are what they are given.
+// What a process on a GPU has in use beside what its allocator holds, measured on an H200
+// (tests/bench/results/2026-11-30-memory-plan.md): the CUDA context with a step's kernels and
+// graph; where cuBLASLt multiplies floats, its workspace (64 MiB) and its kernels.
+inline constexpr std::int64_t kGpuContext = std::int64_t{330} << 20;
+inline constexpr std::int64_t kGpuLibrary = std::int64_t{78} << 20;
+// What a process needs for the plan's tensors; on a CPU they themselves.
 std::int64_t process_memory(const MemoryPlan& plan, Device device);
-std::int64_t tensors_within(std::int64_t memory, const MemoryPlan& plan, Device device);
 
 // Throws Error("dry-run") while tensors on Meta are alive: their bytes would count.
-MemoryPlan plan_memory(const train::TrainConfig& config, std::int64_t dataset_vocab);
+// `device`: that the step is planned for.
+MemoryPlan plan_memory(const train::TrainConfig& config, std::int64_t dataset_vocab, Device device);
 
 }  // namespace nibble::cli

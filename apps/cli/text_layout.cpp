@@ -1,5 +1,7 @@
 #include "apps/cli/text_layout.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace nibble::cli {
@@ -23,6 +25,21 @@ std::size_t width_of(std::string_view text) {
   return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
     return (static_cast<unsigned char>(c) & 0xC0u) != 0x80u;
   }));
+}
+
+std::string escape_controls(std::string_view text) {
+  std::string out;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    auto c = static_cast<unsigned char>(text[i]);
+    const bool c1 =
+        c == 0xC2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xA0;
+    if (c1) c = static_cast<unsigned char>(text[++i]);  // U+0080 to U+009F: C2 80 to C2 9F
+    if (c1 || c == 0x7F || (c < 0x20 && c != '\n' && c != '\t'))
+      out += fmt::format("\\x{:02X}", c);
+    else
+      out += text[i];
+  }
+  return out;
 }
 
 std::string wrap(std::string_view first, std::size_t indent, std::string_view text) {

@@ -17,6 +17,10 @@ std::size_t width_of(std::string_view text);
 // goes on after `indent` spaces. A word that is longer than a line stays whole.
 std::string wrap(std::string_view first, std::size_t indent, std::string_view text);
 
+// Control characters (C0, DEL, C1; not line feeds and tabs) as "\\x1B": what a model or a file says
+// must not steer a terminal. `text` is valid UTF-8.
+std::string escape_controls(std::string_view text);
+
 // Columns two spaces apart, the first `left` of them aligned left, the others right. When the rows
 // are too wide, the first cell gets a line of its own and the others lie under it.
 class Table {

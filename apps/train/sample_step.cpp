@@ -14,13 +14,15 @@ std::unique_ptr<LanguageModel> counted_model(const TrainConfig& config, std::int
 
 }  // namespace
 
-SampleStep::SampleStep(const TrainConfig& config, std::int64_t dataset_vocab, Device device)
+SampleStep::SampleStep(const TrainConfig& config, std::int64_t dataset_vocab, Device device,
+                       Device planned)
     : config_(config),
       model_(counted_model(config, dataset_vocab, device)),
       optimizer_(build_optimizer(config, *model_)),
       state_(device),
       scales_(device),
       updates_(config.trainer, *optimizer_, state_, tape_) {
+  if (planned.is_cuda()) optimizer_->plan_for_gpu();
   const MemoryScope scope("batch");
   const std::int64_t length = sequence_of(config, *model_);
   const auto tokens = [&] {
@@ -30,6 +32,7 @@ SampleStep::SampleStep(const TrainConfig& config, std::int64_t dataset_vocab, De
   for (std::int64_t i = 0; i < config.trainer.accumulation; ++i)
     batches_.push_back({tokens(), tokens()});
   state_.begin(0, config.trainer.lr);
+  if (!device.is_cpu()) release_cached_memory(device);  // where a run does
   if (!updates_.in_backward()) allocate_gradients(parameters(*model_));
 }
 

@@ -15,7 +15,9 @@ namespace nibble::train {
 // in the scopes of a real run.
 class SampleStep {
  public:
-  SampleStep(const TrainConfig& config, std::int64_t dataset_vocab, Device device);
+  // `planned`: the device that a step on Meta stands for.
+  SampleStep(const TrainConfig& config, std::int64_t dataset_vocab, Device device,
+             Device planned = kCpu);
 
   void micro_step();  // one micro-batch, forward and backward
   void update();

@@ -43,7 +43,7 @@ class Session {
   struct StepResult {
     double loss = 0, norm = 0;
     bool skipped = false;
-    double host_seconds = 0;  // until all of the step was queued
+    double host_seconds = 0;  // until all was queued; in a long graph the host waits for room
   };
   void restore();
   void start_from(const std::filesystem::path& path);

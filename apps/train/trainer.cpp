@@ -10,6 +10,7 @@
 #include "optim/encodings.h"
 #include "quant/recipe.h"
 #include "tensor/atomic_file.h"
+#include "tensor/held_memory.h"
 #include "tensor/ops.h"
 
 namespace nibble::train {
@@ -349,15 +350,18 @@ void Session::log(const StepResult& r, double seconds) {
                     .tokens_per_second = rate,
                     .memory_bytes = static_cast<std::uint64_t>(memory.peak)});
   if (!due(t.log_every) && step_ != t.steps && !r.skipped) return;
-  metrics_->write({{"step", step_},
-                   {"loss", r.loss},
-                   {"lr", lr},
-                   {"grad_norm", r.norm},
-                   {"tokens_per_second", rate},
-                   {"tokens", static_cast<std::int64_t>(tokens) * step_},
-                   {"memory_peak", memory.peak},
-                   {"host_seconds", r.host_seconds},
-                   {"skipped", skipped_}});
+  Json row = {{"step", step_},
+              {"loss", r.loss},
+              {"lr", lr},
+              {"grad_norm", r.norm},
+              {"tokens_per_second", rate},
+              {"tokens", static_cast<std::int64_t>(tokens) * step_},
+              {"memory_peak", memory.peak},
+              {"host_seconds", r.host_seconds},
+              {"skipped", skipped_}};
+  if (const HeldMemory held = held_memory(options_.device); held.most > 0)
+    row["memory_held"] = held.most;
+  metrics_->write(row);
   const std::vector<std::pair<std::string, double>> scalars{
       {"train/loss", r.loss},
       {"train/lr", lr},

@@ -41,9 +41,7 @@ void check(CUresult result, const char* what) {
                static_cast<int>(result));
 }
 
-// Memory comes and goes in pieces of this size: small enough to waste little at the end, large
-// enough that tens of GiB are some thousands.
-constexpr std::int64_t kPiece = 16 << 20;
+constexpr std::int64_t kPiece = kArenaPiece;
 // Addresses cost nothing; more of them than memory, because what is given back in the middle leaves
 // a hole that is not filled again.
 constexpr std::int64_t kAddresses = 8;

@@ -1,4 +1,4 @@
-nibble_test(cli SOURCES test_cli_parts.cpp test_generate.cpp LINK nibble::cli)
+nibble_test(cli SOURCES test_cli_parts.cpp test_generate.cpp test_memory_plan.cpp LINK nibble::cli)
 # Scripts that run the built programs.
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
 add_test(NAME cli_commands COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/test_cli.py $<TARGET_FILE:nibble>)

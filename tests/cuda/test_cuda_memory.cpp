@@ -1,5 +1,6 @@
 // Storage, transfers, the step's scalars and faults on a GPU.
 #include "nn/checkpoint_file.h"
+#include "tensor/held_memory.h"
 #include "tensor/out_of_memory.h"
 #include "tensor/step_state.h"
 #include "tests/cuda/lockstep.h"
@@ -49,6 +50,28 @@ GPU_TEST("cuda memory: what many small blocks gave back serves a large one") {
   const Tensor whole = Tensor::full({63 << 20}, 3, DType::F32, kGpu);
   CHECK(cuda::memory_info().free == free);
   CHECK(ops::min(whole).item() == 3);
+}
+
+// The same code places them, but for holes that other tests' tensors leave here.
+GPU_TEST("cuda memory: Meta's blocks take what the GPU's do") {
+  const auto held = [](Device device) {
+    release_cached_memory(device);
+    const std::int64_t before = held_memory(device).now;
+    std::vector<Tensor> kept;
+    for (int i = 1; i <= 60; ++i) {
+      kept.push_back(Tensor::empty({i * 7 % 23 + 1, 1 << 20}, DType::U8, device));
+      if (i % 3 == 0) kept.erase(kept.begin() + i / 3);
+    }
+    return held_memory(device).now - before;
+  };
+  release_cached_memory(kGpu);
+  const auto free = static_cast<std::int64_t>(cuda::memory_info().free);
+  const std::int64_t here = held(kGpu);
+  CHECK(here > 0);
+  CHECK(here <= held(kMeta));
+  const std::int64_t taken = free - static_cast<std::int64_t>(cuda::memory_info().free);
+  CHECK(taken >= here);  // cached now
+  CHECK(taken <= here + (16 << 20));
 }
 
 GPU_TEST("cuda memory: running out is one clear line, and the device goes on") {
