@@ -77,7 +77,8 @@ std::optional<Change> with_8bit_moments(const Change& from) {
   const MomentRecipe kept = recipes::parse(from.config.recipe).moments;
   if (!kept.simulated && kept.m != "" && kept.v != "") return std::nullopt;
   Change to = from;
-  for (const auto& [slot, codec] : {std::pair{"m", "dyn8:group256"}, {"v", "dynu8:group256"}}) {
+  for (const auto& [slot, codec] :
+       {std::pair{"m", "dyn8:group256"}, {"v", "dynu8:group256:sr:recip"}}) {
     if (to.config.optimizer.parameters.value(slot, "") != "") return std::nullopt;
     to.config.optimizer.parameters[slot] = codec;
     to.settings += fmt::format(" --set optimizer.{}={}", slot, codec);

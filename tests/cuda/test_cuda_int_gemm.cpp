@@ -129,6 +129,8 @@ GPU_TEST("cuda int gemm: segments of a long contraction add up in order") {
   check({1024, 1100, 13312, 256, kGroup, kGroup});
   check({1024, 1100, 13312, 128, kGroup, kBlock128}, {DType::BF16});
   check({1024, 1100, 16384, 16384, kRow, kRow}, {DType::F32, false, true});
+  // Split tiles after two whole turns of the workers.
+  check({140 * 192 - 5, 250, 4096, 256, kGroup, kGroup});
 }
 
 GPU_TEST("cuda int gemm: helpers' parts join alike whenever they come, also in a graph") {
