@@ -28,11 +28,11 @@ NIBBLE_KERNEL(accumulate_loss, StepScalars* step, const Tensor& loss, double div
 // becomes max_norm / (norm + 1e-6) when max_norm is positive and the norm exceeds it (the 1e-6 is
 // torch.nn.utils.clip_grad_norm_'s; it keeps a zero norm from dividing).
 NIBBLE_KERNEL(clip_by_norm, StepScalars* step, const Tensor& squares, double max_norm)
-// The same for one gradient (F32 or BF16; the CPU also F64) of many, of which none knows the others'
-// norms: total += its sum of squares, step.norm = √total, and step.clip is its own (1 where max_norm
-// is 0 or not exceeded).
-NIBBLE_KERNEL(clip_parameter, StepScalars* step, Tensor& total /*F64, 1*/, const Tensor& gradient,
-              double max_norm)
+// The same for gradients (F32 or BF16; the CPU also F64) of which none knows the others' norms, in
+// their order: total += each one's sum of squares, step.norm = √total; clips (F32) are their own
+// factors, 1 where max_norm is 0 or not exceeded, and step.clip is the last of them.
+NIBBLE_KERNEL(clip_each, StepScalars* step, Tensor& total /*F64, 1*/, Tensor& clips,
+              const std::vector<Tensor>& gradients, double max_norm)
 // One more of `skipped` when the step is bad; otherwise of `updates`, and `number` (I32) becomes
 // that count: the step that the keys of the update's draws read. Either counter may be left out.
 NIBBLE_KERNEL(count_update, Tensor& updates, Tensor& skipped, Tensor& number,
@@ -70,6 +70,7 @@ struct StoredUpdate {
   Tensor gradient;
   std::vector<StoredState> states;
   GroupRule group;
+  Tensor clip = {};  // F32, one element: in place of the step's
 };
 // adam for many parameters, m and v as they are stored: each is decoded to f32, updated and encoded
 // from the fresh values (dequantize, adam, quantize_into; stochastic_bf16 for bf16 weights), all

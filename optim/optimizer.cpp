@@ -1,5 +1,7 @@
 #include "optim/optimizer.h"
 
+#include <algorithm>
+
 #include "optim/encodings.h"
 #include "optim/kernels.h"
 #include "optim/stored.h"
@@ -7,6 +9,9 @@
 
 namespace nibble {
 namespace {
+
+// Gradients that wait for a joint update in backward: enough that launches are long.
+constexpr std::int64_t kMostPending = 64 << 20;
 
 struct Matrix {
   std::int64_t rows, cols;
@@ -52,6 +57,9 @@ Optimizer::Optimizer(std::vector<ParameterGroup> groups, std::vector<StateSlot> 
       entries_.push_back(std::move(entry));
     }
   }
+  std::int64_t bytes = 0;
+  for (const Entry& e : entries_) bytes += bytes_of(DType::F32, e.parameter->numel());
+  batch_bytes_ = std::min(bytes / 8, kMostPending);
 }
 
 Tensor& Optimizer::add_counter(const std::string& name, double initial) {
@@ -79,6 +87,7 @@ std::vector<Parameter*> Optimizer::parameters() const {
 
 void Optimizer::zero_grad() {
   updating_ = false;
+  pending_ = {};
   for (Entry& e : entries_) e.parameter->set_has_grad(false);
 }
 
@@ -109,9 +118,7 @@ void Optimizer::update_entries(const std::vector<Entry*>& entries, const StepSta
   std::vector<Parameter*> updated;
   std::vector<Entry*> others;
   for (Entry* e : entries) {
-    // A plan for the CPU must have its scratch.
-    const bool apart = e->parameter->device().is_meta() && !plans_gpu_;
-    auto own = apart ? decltype(stored(*e))("meta") : stored(*e);
+    auto own = form_of(*e);
     if (auto* u = std::get_if<StoredUpdate>(&own)) {
       all.push_back(std::move(*u));
       updated.push_back(e->parameter);
@@ -128,6 +135,11 @@ void Optimizer::update_entries(const std::vector<Entry*>& entries, const StepSta
     });
   if (all.empty()) return;
   const MemoryScope scope{"workspace"};
+  update_all(all, updated, state);
+}
+
+void Optimizer::update_all(std::vector<StoredUpdate>& all, const std::vector<Parameter*>& updated,
+                           const StepState& state) {
   update_stored(all, state.scalars(), draws(0));
   for (Parameter* p : updated) {
     (p->is_quantized() ? p->quantized().payload() : p->storage()).bump_version();
@@ -137,6 +149,12 @@ void Optimizer::update_entries(const std::vector<Entry*>& entries, const StepSta
 
 void Optimizer::update_stored(std::vector<StoredUpdate>&, const StepScalars*, const RngKey&) {
   fail("optimizer", "{} has no update of stored parameters", name());
+}
+
+std::variant<StoredUpdate, std::string> Optimizer::form_of(const Entry& e) const {
+  // A plan for the CPU must have its scratch.
+  if (e.parameter->device().is_meta() && !plans_gpu_) return std::string("meta");
+  return stored(e);
 }
 
 std::variant<StoredUpdate, std::string> Optimizer::stored(const Entry& e) const {

@@ -48,10 +48,12 @@ class Optimizer {
   void step(StepState& state);
   // The same while gradients appear, which then need not be there all at once ("optimizer in
   // backward"; LOMO, Lv et al. 2023): update_now for every parameter whose gradient is complete
-  // (Tape::on_grad_ready), which frees it, and finish_updates. The bits are step()'s without
-  // clipping; max_norm clips each gradient by its own norm (0: none). A loss that is not finite
-  // leaves the step out; a gradient that is not marks it bad: its parameter and those that come
-  // later keep their values, those before are updated already, and the step counts as both.
+  // (Tape::on_grad_ready), which takes it, and finish_updates. Parameters that updates_stored()
+  // takes are updated some at a time, when an eighth of all gradients or 64 MiB wait. The bits are
+  // step()'s without clipping; max_norm clips each gradient by its own norm (0: none). A loss that
+  // is not finite leaves the step out; a gradient that is not marks it bad: its parameter, those
+  // updated with it and those that come later keep their values, those before are updated already,
+  // and the step counts as both.
   void update_now(Parameter& parameter, StepState& state, double max_norm = 0);
   void finish_updates(StepState& state);
   // Whether update() reads what changes from step to step on the device alone.
@@ -123,8 +125,13 @@ class Optimizer {
   void begin_updates(StepState& state);
   // `begins`: they are the first of the step.
   void update_entries(const std::vector<Entry*>& entries, const StepState& state, bool begins);
-  // Its part of a call of update_stored, or the reason why it has none.
+  // Its part of a call of update_stored, or the reason why it has none; as the plan of a CPU's
+  // update has none on Meta.
   std::variant<StoredUpdate, std::string> stored(const Entry& entry) const;
+  std::variant<StoredUpdate, std::string> form_of(const Entry& entry) const;
+  void update_all(std::vector<StoredUpdate>& all, const std::vector<Parameter*>& updated,
+                  const StepState& state);
+  void update_pending(StepState& state);
   void update_entry(Entry& entry, const StepState& state, const StepScalars& host);
   void store_weight(Parameter& p, const Tensor& weight);
   // The draws of an update: (seed, parameter, what for) at the update's number.
@@ -135,9 +142,17 @@ class Optimizer {
   std::vector<StateSlot> slots_;
   std::vector<Entry> entries_;
   std::map<std::string, Tensor> counters_;
-  Tensor number_;          // I32: the count of updates as keys read it
-  Tensor squares_;         // F64: of the gradients that update_now has met in this step
-  bool updating_ = false;  // between the first update_now of a step and finish_updates
+  Tensor number_;   // I32: the count of updates as keys read it
+  Tensor squares_;  // F64: of the gradients that update_now has met in this step
+  // What update_now has taken and not updated yet.
+  struct Pending {
+    std::vector<StoredUpdate> updates;
+    std::vector<Parameter*> parameters;
+    std::int64_t bytes = 0;  // of gradients
+    double max_norm = 0;
+  } pending_;
+  std::int64_t batch_bytes_ = 0;  // of gradients, from which on they are updated
+  bool updating_ = false;         // between the first update_now of a step and finish_updates
   std::uint64_t seed_;
   Device home_;
   bool plans_gpu_ = false;

@@ -20,6 +20,7 @@ TEST_CASE("in backward: every way to store weights gives the bits of updates at 
     CAPTURE(c.recipe);
     CAPTURE(c.tied);
     CAPTURE(c.checkpointed);
+    CAPTURE(c.keeps);
     const InBackwardEnd at_end = train_in_backward(c, When::AtEnd, kCpu),
                         in_backward = train_in_backward(c, When::InBackward, kCpu);
     CHECK(in_backward.losses == at_end.losses);
@@ -89,6 +90,57 @@ TEST_CASE("in backward: each gradient is clipped by its own norm") {
     adam.step(state);
     CHECK(same_bits(lone.storage(), p.b.storage()));
   }
+}
+
+// An eighth of the 24 gradients makes an update, so that three meet in one.
+TEST_CASE("in backward: gradients updated together are clipped each by its own norm") {
+  constexpr std::size_t kCount = 24;
+  std::vector<std::unique_ptr<Parameter>> together, apart;
+  std::vector<Parameter*> all;
+  for (std::size_t i = 0; i < kCount; ++i)
+    for (auto* list : {&together, &apart}) {
+      list->push_back(std::make_unique<Parameter>(Tensor::full({5, 3}, 0.02 * (1.0 + double(i)))));
+      list->back()->name = fmt::format("p{}", i);
+      if (list == &together) all.push_back(list->back().get());
+    }
+  AdamW joint({{all, 1, 0.1}}, {});
+  std::vector<std::unique_ptr<AdamW>> own;
+  for (const auto& p : apart)
+    own.push_back(
+        std::make_unique<AdamW>(std::vector<ParameterGroup>{{{p.get()}, 1, 0.1}}, AdamOptions{}));
+  const auto loss_of = [](Parameter& p) {
+    return sum(square(linear(Tensor::full({4, 3}, 1), p, nullptr, {})));
+  };
+  StepState state;
+  for (std::uint32_t step = 0; step < 3; ++step) {
+    state.begin(step, 1e-2);
+    {
+      Tape tape;
+      tape.on_grad_ready([&](Parameter& p) {
+        joint.update_now(p, state, 1.5);
+        CHECK_FALSE(p.has_grad());  // the optimizer has it
+      });
+      const Tape::Recording recording(tape);
+      Var loss = loss_of(*all[0]);
+      for (std::size_t i = 1; i < kCount; ++i) loss = loss + loss_of(*all[i]);
+      tape.backward(loss);
+      joint.finish_updates(state);
+    }
+    double squares = 0;
+    for (std::size_t i = 0; i < kCount; ++i) {
+      StepState lone;
+      lone.begin(step, 1e-2);
+      Tape tape;
+      const Tape::Recording recording(tape);
+      tape.backward(loss_of(*apart[i]));
+      squares += std::pow(clip_gradients({apart[i].get()}, 1.5, lone), 2);
+      own[i]->step(lone);
+      CAPTURE(i);
+      CHECK(same_bits(apart[i]->storage(), all[i]->storage()));
+    }
+    CHECK(state.read().norm == doctest::Approx(std::sqrt(squares)));
+  }
+  CHECK(joint.updates() == 3);
 }
 
 TEST_CASE("in backward: a bad gradient ends the step's updates, a bad step makes none") {

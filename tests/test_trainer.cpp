@@ -135,6 +135,8 @@ TEST_CASE("train: updates in backward refuse what needs all gradients at once") 
   CHECK(contains(message({{"update", "in_backward"}, {"clip", 0}, {"accumulation", 2}}),
                  "trainer.accumulation: got 2 expected 1"));
   CHECK(contains(message({{"clip_parameter", 1}}), "trainer.clip_parameter: got 1 expected 0"));
+  CHECK(contains(message({{"keep_encodings", true}}),
+                 "trainer.keep_encodings: got true expected false unless"));
   CHECK(contains(message({{"update", "later"}}), "trainer.update"));
 }
 

@@ -63,6 +63,7 @@ struct TrainerConfig {
   double clip = 1;            // the global norm of all gradients to at most this; 0: not
   double clip_parameter = 0;  // the same for each parameter's gradient, for updates in backward
   UpdateTime update = UpdateTime::AtEnd;
+  bool keep_encodings = false;  // of weights, from step to step; updates at the end always do
   std::uint64_t seed = 1;
   NotFinite on_not_finite = NotFinite::Stop;
   std::int64_t eval_every = 250, eval_batches = 0;   // 0 batches: the whole split
@@ -153,6 +154,7 @@ void visit(V& v, TrainerConfig& c) {
   v("clip", c.clip, config::at_least(0.0));
   v("clip_parameter", c.clip_parameter, config::at_least(0.0));
   v("update", c.update);
+  v("keep_encodings", c.keep_encodings);
   v("seed", c.seed);
   v("on_not_finite", c.on_not_finite);
   v("eval_every", c.eval_every, config::at_least(0));
@@ -172,6 +174,9 @@ void visit(V& v, TrainerConfig& c) {
   v.check(!at_end || c.clip_parameter == 0, "clip_parameter",
           "got {} expected 0 unless update is \"in_backward\"; trainer.clip clips all together",
           c.clip_parameter);
+  v.check(!at_end || !c.keep_encodings, "keep_encodings",
+          "got {} expected false unless update is \"in_backward\"; else they are kept anyway",
+          c.keep_encodings);
 }
 
 template <class V>

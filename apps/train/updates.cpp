@@ -5,8 +5,8 @@ namespace nibble::train {
 Updates::Updates(const TrainerConfig& config, Optimizer& optimizer, StepState& state, Tape& tape)
     : config_(config), optimizer_(optimizer), state_(state), parameters_(optimizer.parameters()) {
   if (!in_backward()) return;
-  // A second form of every weight would take more than the gradients that are spared.
-  for (Parameter* p : parameters_) p->keeps_encodings = false;
+  // A second form of every weight may take more than the gradients that are spared.
+  for (Parameter* p : parameters_) p->keeps_encodings = config.keep_encodings;
   tape.on_grad_ready(
       [this](Parameter& p) { optimizer_.update_now(p, state_, config_.clip_parameter); });
 }

@@ -35,7 +35,9 @@ void adam_stored(std::vector<StoredUpdate>& all, const AdamRule& rule, const Ste
     const bool in_place = u.weight.dtype() == DType::F32;
     Tensor w = codes ? dequantize(*codes) : in_place ? u.weight : u.weight.to(DType::F32);
     Tensor m = decoded(u.states[0], w.shape()), v = decoded(u.states[1], w.shape());
-    adam(w, m, v, u.gradient, rule, u.group, step, corrections);
+    StepScalars own = *step;
+    if (u.clip.defined()) own.clip = *u.clip.data<float>();
+    adam(w, m, v, u.gradient, rule, u.group, &own, corrections);
     encode(u.states[0], m, draws);
     encode(u.states[1], v, draws);
     if (codes)

@@ -41,10 +41,14 @@ void clip_by_norm(StepScalars* step, const Tensor& squares, double max_norm) {
   update::clip_by_norm(*step, *squares.data<double>(), max_norm);
 }
 
-void clip_parameter(StepScalars* step, Tensor& total, const Tensor& gradient, double max_norm) {
+void clip_each(StepScalars* step, Tensor& total, Tensor& clips,
+               const std::vector<Tensor>& gradients, double max_norm) {
   Tensor squares = Tensor::zeros({1}, DType::F64);
-  sum_squares(squares, gradient, false);
-  update::clip_parameter(*step, *total.data<double>(), squares.item(), max_norm);
+  for (std::size_t i = 0; i < gradients.size(); ++i) {
+    sum_squares(squares, gradients[i], false);
+    update::clip_parameter(*step, *total.data<double>(), *squares.data<double>(), max_norm);
+    clips.data<float>()[i] = step->clip;
+  }
 }
 
 void count_update(Tensor& updates, Tensor& skipped, Tensor& number, const StepScalars* step) {

@@ -123,44 +123,20 @@ __global__ void total_kernel(double* y, const double* totals, std::uint32_t coun
   if (threadIdx.x == 0) *y = total;
 }
 
-// A gradient's norm from its pieces, and the clip factor.
-__global__ void clip_pieces_kernel(StepScalars* step, double* total, const double* sums,
-                                   std::uint32_t pieces, double max_norm) {
-  const double squares = ordered_sum(sums, pieces);
-  if (threadIdx.x == 0) update::clip_parameter(*step, *total, squares, max_norm);
-}
-// The same of a gradient of at most kWarps pieces, all in one block.
-template <class T>
-__global__ void __launch_bounds__(kBlock)
-    clip_small_kernel(StepScalars* step, double* total, const T* gradient, std::int64_t count,
-                      double max_norm) {
-  __shared__ double sums[kWarps];
-  const std::uint32_t warp = threadIdx.x / kWarp;
-  const std::int64_t begin = warp * kPiece;
-  if (begin < count) {
-    const double sum = piece_sum(gradient + begin, static_cast<int>(min(count - begin, kPiece)));
-    if (threadIdx.x % kWarp == 0) sums[warp] = sum;
+__global__ void clip_each_kernel(StepScalars* step, double* total, float* clips,
+                                 const double* totals, int count, double max_norm) {
+  for (int i = 0; i < count; ++i) {
+    update::clip_parameter(*step, *total, totals[i], max_norm);
+    clips[i] = step->clip;
   }
-  __syncthreads();
-  if (warp > 0) return;
-  const double squares =
-      ordered_sum(sums, static_cast<std::uint32_t>((count + kPiece - 1) / kPiece));
-  if (threadIdx.x == 0) update::clip_parameter(*step, *total, squares, max_norm);
 }
 
-void check_dtype(const Tensor& x) {
-  NIBBLE_CHECK(x.dtype() == DType::F32 || x.dtype() == DType::BF16, "clip",
-               "got dtype {} on a GPU, expected f32 or bf16; f64 is for the CPU", x.dtype());
-}
-
-void launch_pieces(double* sums, const Parts& parts) {
-  launch(pieces_kernel, static_cast<unsigned>(ceil_div(parts.pieces, kWarps)), kBlock, 0, sums,
-         parts);
-}
-
-}  // namespace
-
-void sum_squares_of_all(Tensor& y, const std::vector<Tensor>& x) {
+// Each tensor's sum of squares, in scratch that holds them.
+struct TensorSums {
+  Tensor scratch;
+  const double* totals;
+};
+TensorSums sums_of(const std::vector<Tensor>& x, Device device) {
   std::vector<Parts> launches;
   std::int64_t pieces = 0;
   for (const Tensor& one : x) {
@@ -169,7 +145,8 @@ void sum_squares_of_all(Tensor& y, const std::vector<Tensor>& x) {
       launches.back().count = 0;
       launches.back().first_piece = static_cast<std::uint32_t>(pieces);
     }
-    check_dtype(one);
+    NIBBLE_CHECK(one.dtype() == DType::F32 || one.dtype() == DType::BF16, "clip",
+                 "got dtype {} on a GPU, expected f32 or bf16; f64 is for the CPU", one.dtype());
     Parts& last = launches.back();
     last.part[last.count++] = {one.raw(), one.numel(), static_cast<std::uint32_t>(pieces),
                                one.dtype() == DType::BF16};
@@ -177,36 +154,34 @@ void sum_squares_of_all(Tensor& y, const std::vector<Tensor>& x) {
     last.pieces = static_cast<std::uint32_t>(pieces) - last.first_piece;
   }
   const auto tensors = static_cast<std::int64_t>(x.size());
-  Tensor sums = Tensor::empty({pieces + tensors}, DType::F64, y.device());
+  Tensor sums = Tensor::empty({pieces + tensors}, DType::F64, device);
   double* const totals = sums.data<double>() + pieces;
-  for (const Parts& parts : launches) launch_pieces(sums.data<double>(), parts);
+  for (const Parts& parts : launches)
+    if (parts.pieces > 0)
+      launch(pieces_kernel, static_cast<unsigned>(ceil_div(parts.pieces, kWarps)), kBlock, 0,
+             sums.data<double>(), parts);
   std::int64_t first = 0;
   for (const Parts& parts : launches) {
     launch(tensors_kernel, static_cast<unsigned>(ceil_div(parts.count, kWarps)), kBlock, 0,
            totals + first, sums.data<double>(), parts);
     first += parts.count;
   }
-  launch(total_kernel, 1, kWarp, 0, y.data<double>(), totals, static_cast<std::uint32_t>(tensors));
+  return {sums, totals};
 }
 
-void clip_parameter(StepScalars* step, Tensor& total, const Tensor& gradient, double max_norm) {
-  check_dtype(gradient);
-  const std::int64_t pieces = ceil_div(gradient.numel(), kPiece);
-  if (pieces <= kWarps) {
-    NIBBLE_CUDA_FLOAT_SWITCH(gradient.dtype(), "clip", T,
-                             launch(clip_small_kernel<T>, 1, kBlock, 0, step, total.data<double>(),
-                                    gradient.data<T>(), gradient.numel(), max_norm));
-    return;
-  }
-  Tensor sums = Tensor::empty({pieces}, DType::F64, gradient.device());
-  Parts parts{};
-  parts.part[0] = {gradient.raw(), gradient.numel(), 0, gradient.dtype() == DType::BF16};
-  parts.count = 1;
-  parts.first_piece = 0;
-  parts.pieces = static_cast<std::uint32_t>(pieces);
-  launch_pieces(sums.data<double>(), parts);
-  launch(clip_pieces_kernel, 1, kWarp, 0, step, total.data<double>(), sums.data<double>(),
-         parts.pieces, max_norm);
+}  // namespace
+
+void sum_squares_of_all(Tensor& y, const std::vector<Tensor>& x) {
+  const TensorSums sums = sums_of(x, y.device());
+  launch(total_kernel, 1, kWarp, 0, y.data<double>(), sums.totals,
+         static_cast<std::uint32_t>(x.size()));
+}
+
+void clip_each(StepScalars* step, Tensor& total, Tensor& clips,
+               const std::vector<Tensor>& gradients, double max_norm) {
+  const TensorSums sums = sums_of(gradients, total.device());
+  launch(clip_each_kernel, 1, 1, 0, step, total.data<double>(), clips.data<float>(), sums.totals,
+         static_cast<int>(gradients.size()), max_norm);
 }
 
 }  // namespace nibble::cuda

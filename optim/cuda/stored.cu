@@ -64,7 +64,8 @@ __global__ void __launch_bounds__(kBlock, kBlocks<kM, kF32>)
 
   const std::uint32_t stride = gridDim.x * kWarps;
   const auto rule_of = [&](const Segment& s) {
-    return AdamVector({work.rule, {s.group, *work.step}, work.corrections[0], work.corrections[1]});
+    return AdamVector(
+        {work.rule, step_of(s, *work.step), work.corrections[0], work.corrections[1]});
   };
   std::uint32_t own = 0;
   AdamVector element = rule_of(work.segments[0]);

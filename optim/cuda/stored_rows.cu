@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kMostThreads) rows_kernel(const __grid_constan
     const RowSegment& s = work.segments[own];
     const std::uint32_t row = at - s.first_unit;
     const AdamVector element(
-        {work.rule, {s.group, *work.step}, work.corrections[0], work.corrections[1]});
+        {work.rule, step_of(s, *work.step), work.corrections[0], work.corrections[1]});
     const float before = s.weight_scales[row];
     std::uint32_t most = 0;
     for (std::uint32_t across = warp; across < s.units_across; across += warps) {

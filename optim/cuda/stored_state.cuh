@@ -19,6 +19,7 @@ struct Segment {
   std::uint32_t first_unit, units_across;
   std::uint32_t inverse;  // of units_across: ⌈2^32 / units_across⌉ where that divides well, else 0
   std::uint32_t log_rows;  // of a unit: more than one where they are short
+  const float* clip;       // in place of the step's, or null
   std::uint32_t weight_site, sites[2];
   bool bf16_weight, bf16_gradient, bf16_states[2], vectors;
 };
@@ -31,6 +32,7 @@ inline Segment segment_of(StoredUpdate& u, bool joins) {
   std::int64_t rows = u.weight.size(0), cols = u.weight.size(1);
   s.bf16_weight = u.weight.dtype() == DType::BF16;
   s.bf16_gradient = u.gradient.dtype() == DType::BF16;
+  s.clip = u.clip.defined() ? u.clip.data<float>() : nullptr;
   s.weight_site = u.weight_site;
   bool aligned = is_aligned(s.weight, 16) && is_aligned(s.gradient, 16), one_row = true;
   for (std::size_t i = 0; i < 2; ++i) {
@@ -57,6 +59,12 @@ inline Segment segment_of(StoredUpdate& u, bool joins) {
       s.groups_across[i] = static_cast<std::uint32_t>(ceil_div(cols, u.states[i].spec->tile.cols));
   s.vectors = aligned && s.cols % 8 == 0;
   return s;
+}
+
+__device__ inline update::GroupStep step_of(const Segment& s, const StepScalars& step) {
+  update::GroupStep own(s.group, step);
+  if (s.clip) own.clip = *s.clip;
+  return own;
 }
 
 // A warp's share of a step: kEach vectors of eight elements a lane, side by side in a row.

@@ -29,7 +29,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
       hopper::init_barrier(base + S::kEmpty + s * 8, 8 * kCluster);  // consumer warps
     }
     hopper::init_barrier(base + S::kTileFull, kScaleThreads);
-    hopper::init_barrier(base + S::kTileEmpty, 8);
+    hopper::init_barrier(base + S::kTileEmpty, 256);  // consumers
     hopper::fence_barrier_init();
   }
   __syncthreads();

@@ -13,6 +13,7 @@ void check_steps(When when) {
     CAPTURE(c.recipe);
     CAPTURE(c.tied);
     CAPTURE(c.checkpointed);
+    CAPTURE(c.keeps);
     c.compute = DType::BF16;
     const InBackwardEnd at_end = train_in_backward(c, When::AtEnd, kGpu);
     const InBackwardEnd in_backward = train_in_backward(c, when, kGpu);

@@ -64,14 +64,18 @@ GPU_TEST("cuda memory: Meta's blocks take what the GPU's do") {
     }
     return held_memory(device).now - before;
   };
-  release_cached_memory(kGpu);
-  const auto free = static_cast<std::int64_t>(cuda::memory_info().free);
-  const std::int64_t here = held(kGpu);
-  CHECK(here > 0);
-  CHECK(here <= held(kMeta));
-  const std::int64_t taken = free - static_cast<std::int64_t>(cuda::memory_info().free);
-  CHECK(taken >= here);  // cached now
-  CHECK(taken <= here + (16 << 20));
+  // What the device has free, others change too: not in each of ten attempts.
+  bool agrees = false;
+  for (int i = 0; i < 10 && !agrees; ++i) {
+    release_cached_memory(kGpu);
+    const auto free = static_cast<std::int64_t>(cuda::memory_info().free);
+    const std::int64_t here = held(kGpu);
+    CHECK(here > 0);
+    CHECK(here <= held(kMeta));
+    const std::int64_t taken = free - static_cast<std::int64_t>(cuda::memory_info().free);
+    agrees = taken >= here && taken <= here + (16 << 20);  // cached now
+  }
+  CHECK(agrees);
 }
 
 GPU_TEST("cuda memory: running out is one clear line, and the device goes on") {
