@@ -11,7 +11,7 @@ namespace nibble {
 namespace {
 
 // Gradients that wait for a joint update in backward: enough that launches are long.
-constexpr std::int64_t kMostPending = 64 << 20;
+constexpr std::int64_t kMostPending = 256 << 20;
 
 struct Matrix {
   std::int64_t rows, cols;

@@ -49,7 +49,7 @@ class Optimizer {
   // The same while gradients appear, which then need not be there all at once ("optimizer in
   // backward"; LOMO, Lv et al. 2023): update_now for every parameter whose gradient is complete
   // (Tape::on_grad_ready), which takes it, and finish_updates. Parameters that updates_stored()
-  // takes are updated some at a time, when an eighth of all gradients or 64 MiB wait. The bits are
+  // takes are updated some at a time, when an eighth of all gradients or 256 MiB wait. The bits are
   // step()'s without clipping; max_norm clips each gradient by its own norm (0: none). A loss that
   // is not finite leaves the step out; a gradient that is not marks it bad: its parameter, those
   // updated with it and those that come later keep their values, those before are updated already,
