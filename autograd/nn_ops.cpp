@@ -39,16 +39,17 @@ struct LayerNormNode {
   void backward(Grads& g) const {
     const Tensor rows = x.get().flatten_rows();
     Tensor dx = g.wants(0) ? Tensor::empty(rows.shape(), rows.dtype(), rows.device()) : Tensor();
-    const Grads::Sink for_gamma = sink_of(g, 1), for_beta = sink_of(g, 2);
     const Tensor dy = ops::contiguous(g.out()).flatten_rows(), scale = gamma->dense(rows.dtype());
-    const Tensor before = g.take(0);
+    Tensor before = g.take(0);
+    if (before.defined()) before = ops::contiguous(before).flatten_rows();
+    // From here on the gradients count as there: nothing may fail before they are written.
+    const Grads::Sink for_gamma = sink_of(g, 1), for_beta = sink_of(g, 2);
     const bool fresh = before.defined() && !for_gamma.accumulate && !for_beta.accumulate;
     Tensor dgamma = fresh ? for_gamma.destination : accumulator(for_gamma),
            dbeta = fresh ? for_beta.destination : accumulator(for_beta);
     if (before.defined())
-      NIBBLE_DISPATCH(rows.device(),
-                      add_layer_norm_backward(dx, dgamma, dbeta, dy, rows, scale, mean, rstd,
-                                              ops::contiguous(before).flatten_rows(), !fresh));
+      NIBBLE_DISPATCH(rows.device(), add_layer_norm_backward(dx, dgamma, dbeta, dy, rows, scale,
+                                                             mean, rstd, before, !fresh));
     else
       NIBBLE_DISPATCH(rows.device(),
                       layer_norm_backward(dx, dgamma, dbeta, dy, rows, scale, mean, rstd));

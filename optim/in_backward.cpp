@@ -25,8 +25,13 @@ void Optimizer::update_now(Parameter& p, StepState& state, double max_norm) {
   const auto entry = std::ranges::find(entries_, &p, &Entry::parameter);
   NIBBLE_CHECK(entry != entries_.end(), "optimizer", "{} is in no group", p.name);
   begin_updates(state);
-  auto own = form_of(*entry);
+  auto own = stored(*entry);
   if (auto* u = std::get_if<StoredUpdate>(&own)) {
+    if (p.device().is_meta() && !plans_gpu_)
+      update_entries({&*entry}, state, false);  // its scratch
+    // A launch must not meet a parameter twice.
+    if (std::ranges::find(pending_.parameters, &p) != pending_.parameters.end())
+      update_pending(state);
     if (!pending_.updates.empty() && max_norm != pending_.max_norm) update_pending(state);
     pending_.max_norm = max_norm;
     pending_.bytes += u->gradient.bytes();

@@ -118,7 +118,9 @@ void Optimizer::update_entries(const std::vector<Entry*>& entries, const StepSta
   std::vector<Parameter*> updated;
   std::vector<Entry*> others;
   for (Entry* e : entries) {
-    auto own = form_of(*e);
+    // A plan for the CPU must have its scratch.
+    const bool apart = e->parameter->device().is_meta() && !plans_gpu_;
+    auto own = apart ? decltype(stored(*e))("meta") : stored(*e);
     if (auto* u = std::get_if<StoredUpdate>(&own)) {
       all.push_back(std::move(*u));
       updated.push_back(e->parameter);
@@ -149,12 +151,6 @@ void Optimizer::update_all(std::vector<StoredUpdate>& all, const std::vector<Par
 
 void Optimizer::update_stored(std::vector<StoredUpdate>&, const StepScalars*, const RngKey&) {
   fail("optimizer", "{} has no update of stored parameters", name());
-}
-
-std::variant<StoredUpdate, std::string> Optimizer::form_of(const Entry& e) const {
-  // A plan for the CPU must have its scratch.
-  if (e.parameter->device().is_meta() && !plans_gpu_) return std::string("meta");
-  return stored(e);
 }
 
 std::variant<StoredUpdate, std::string> Optimizer::stored(const Entry& e) const {

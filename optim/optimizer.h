@@ -58,7 +58,7 @@ class Optimizer {
   void finish_updates(StepState& state);
   // Whether update() reads what changes from step to step on the device alone.
   virtual bool recordable() const { return false; }
-  // Forgets the gradients, and a step of update_now that an error cut short.
+  // Forgets the gradients, and a step of update_now that an error cut short: to be called then.
   void zero_grad();
   // Parameters on Meta are updated as those of a GPU are, without the scratch of a CPU's updates.
   void plan_for_gpu() { plans_gpu_ = true; }
@@ -125,10 +125,8 @@ class Optimizer {
   void begin_updates(StepState& state);
   // `begins`: they are the first of the step.
   void update_entries(const std::vector<Entry*>& entries, const StepState& state, bool begins);
-  // Its part of a call of update_stored, or the reason why it has none; as the plan of a CPU's
-  // update has none on Meta.
+  // Its part of a call of update_stored, or the reason why it has none.
   std::variant<StoredUpdate, std::string> stored(const Entry& entry) const;
-  std::variant<StoredUpdate, std::string> form_of(const Entry& entry) const;
   void update_all(std::vector<StoredUpdate>& all, const std::vector<Parameter*>& updated,
                   const StepState& state);
   void update_pending(StepState& state);

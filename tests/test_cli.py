@@ -188,7 +188,8 @@ class Commands(TrainedCase):
         self.train("saved", "--set", "recipe=int8")
         self.train("kept", "--set", "recipe=int8", "--max-minutes", "1e-9", code=3)
         resume = ["train", "--output", self.folder / "kept", "--resume", "--set"]
-        for recipe in ("int8,save=encoded,fprop=none", "int8_rowwise", "int8,layer:*.mlp.fc1=none", "int8,weights=bf16"):
+        for recipe in ("int8,save=encoded,fprop=none", "int8_rowwise", "int8,layer:*.mlp.fc1=none", "int8,layer:lm_head=int8",
+                       "int8,layer:*=int8", "int8,weights=bf16"):
             self.fails(r'^resume: recipe: got "int8.*, expected "int8"', *resume, f"recipe={recipe}")
         self.ok(*resume, "recipe=int8,save=encoded,fuse=off", "--max-minutes", "1e-9", code=3)
         self.ok(*resume, "recipe=int8,layer:*.mlp.fc1/output=recompute")

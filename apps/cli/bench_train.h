@@ -9,9 +9,8 @@ namespace nibble::cli {
 // kernels than the launch queue holds is queued as the GPU works it off, and the host waits in it.
 std::string host_text(double host_seconds, double step_seconds, Device device);
 inline constexpr const char* kHostWaits =
-    "(…): a step of more kernels than the launch queue holds is queued as the GPU works it off; "
-    "the "
-    "host waits in it";
+    "(…): a step of more kernels than the launch queue holds is queued as the GPU works "
+    "it off; the host waits in it";
 
 void add_bench_train(CLI::App& bench, CommandLine& line);
 

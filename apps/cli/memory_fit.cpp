@@ -72,6 +72,14 @@ std::optional<Change> in_backward(const Change& from) {
   return to;
 }
 
+std::optional<Change> without_kept_encodings(const Change& from) {
+  if (!from.config.trainer.keep_encodings) return std::nullopt;
+  Change to = from;
+  to.config.trainer.keep_encodings = false;
+  to.settings += " --set trainer.keep_encodings=false";
+  return to;
+}
+
 std::optional<Change> with_8bit_moments(const Change& from) {
   if (from.config.optimizer.type != "adamw") return std::nullopt;
   const MomentRecipe kept = recipes::parse(from.config.recipe).moments;
@@ -90,9 +98,11 @@ std::optional<Change> with_recipe(const Change& from, const std::string& recipe)
   Change to = from;
   to.config.recipe = recipe;
   // The last one counts, and one that is said twice would be read as a mistake.
-  if (const auto before = from.settings.find(" --set recipe="); before != std::string::npos)
-    to.settings.erase(before, from.settings.find(' ', before + 7) - before);
-  to.settings += " --set recipe=" + recipe;
+  for (const char* form : {" --set recipe=", " --set 'recipe="})
+    if (const auto before = from.settings.find(form); before != std::string::npos)
+      to.settings.erase(before, from.settings.find(' ', before + 7) - before);
+  const bool plain = recipe.find_first_of("*?|") == std::string::npos;  // to a shell
+  to.settings += plain ? " --set recipe=" + recipe : " --set 'recipe=" + recipe + "'";
   return to;
 }
 
@@ -103,10 +113,10 @@ std::optional<Change> by_recipe(const Change& from) {
 
 // Without a master copy; rounded stochastically. Of recipes that change numbers anyway.
 std::optional<Change> with_weights(const Change& from, WeightStorage kept) {
-  if (from.config.recipe == "none" || recipes::parse(from.config.recipe).weights >= kept)
-    return std::nullopt;
-  return with_recipe(
-      from, from.config.recipe + (kept == WeightStorage::BF16 ? ",weights=bf16" : ",weights=int8"));
+  Recipe recipe = recipes::parse(from.config.recipe);
+  if (from.config.recipe == "none" || recipe.weights >= kept) return std::nullopt;
+  recipe.weights = kept;
+  return with_recipe(from, recipes::to_string(recipe));
 }
 constexpr WeightStorage kSmaller[] = {WeightStorage::BF16, WeightStorage::Int8};
 
@@ -178,7 +188,9 @@ std::string ways_on(const train::TrainOptions& options, const Limit& limit) {
   std::string text =
       "what would fit: " + what_would_fit(options.config, limit.vocab, limit.device, limit.bytes);
   const auto kept = train::list_checkpoints(options.output / "checkpoints");
-  if (!kept.empty()) text += fmt::format("; --resume goes on from step {}", kept.back().step);
+  if (!kept.empty())
+    text += fmt::format("; --resume goes on from step {}, with recomputation or more memory",
+                        kept.back().step);
   return text;
 }
 
@@ -198,12 +210,14 @@ std::string what_would_fit(const TrainConfig& config, std::int64_t vocab, Device
   const Change now{config, ""};
   const Limit limit{vocab, device, bytes};
   std::string text;
-  for (const auto& found : {fitting_parts(now, limit), recomputed(now, limit),
-                            fitting(by_recipe(now), limit), with_smaller_weights(now, limit)})
+  for (const auto& found :
+       {fitting(without_kept_encodings(now), limit), fitting_parts(now, limit),
+        recomputed(now, limit), fitting(by_recipe(now), limit), with_smaller_weights(now, limit)})
     if (found) text += (text.empty() ? "" : "; or ") + *found;
   if (!text.empty()) return text;
   // Together, the ones that change no numbers first.
-  const Change blocks = checkpointed(now).value_or(now);
+  const Change made = without_kept_encodings(now).value_or(now);
+  const Change blocks = checkpointed(made).value_or(made);
   if (const auto found = fitting_parts(blocks, limit)) return *found;
   std::vector<Change> all{by_recipe(blocks).value_or(blocks)};
   for (const WeightStorage kept : kSmaller)

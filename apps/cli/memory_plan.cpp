@@ -63,7 +63,8 @@ std::int64_t MemoryPlan::of(std::string_view category) const {
 
 std::int64_t process_memory(const MemoryPlan& plan, Device device) {
   if (!device.is_cuda()) return plan.peak;
-  return kGpuContext + (plan.float_products ? kGpuLibrary : 0) + plan.held;
+  return kGpuContext + (plan.float_products ? kGpuLibrary : 0) +
+         std::max(plan.held, plan.peak);  // a mistaken size has no place
 }
 
 MemoryPlan plan_memory(const train::TrainConfig& config, std::int64_t dataset_vocab,

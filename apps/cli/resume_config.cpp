@@ -8,6 +8,7 @@
 #include "apps/train/checkpoints.h"
 #include "apps/train/trainer.h"
 #include "quant/recipe.h"
+#include "quant/words.h"
 #include "tensor/json_text.h"
 
 namespace nibble::cli {
@@ -16,10 +17,11 @@ namespace {
 // data.path too: the trainer holds the data itself to its hash. What is recomputed has the same
 // bits, so a run that met the end of its memory can go on with more of it. The trainer tells of
 // another table of plans.
-constexpr std::array<std::string_view, 18> kFree{"data.path",
+constexpr std::array<std::string_view, 19> kFree{"data.path",
                                                  "model.checkpoint_blocks",
                                                  "model.recompute",
                                                  "model.recompute_blocks",
+                                                 "trainer.keep_encodings",
                                                  "trainer.steps",
                                                  "tune",
                                                  "trainer.eval_every",
@@ -40,14 +42,22 @@ Recipe numbers_of(const Json& text) {
   Recipe recipe = recipes::parse(text.get<std::string>());
   const auto strip = [](LinearRecipe& r) {
     r.name.clear();
-    r.save = Save::Original;
+    // Codes of a delayed scale that a simulated product reuses are not made twice alike.
+    const bool keeps_scale = r.wgrad.mode == Mode::Simulated && r.fprop.lhs.quant &&
+                             r.fprop.lhs.quant->calibration.history > 0;
+    if (!keeps_scale) r.save = Save::Original;
     r.keep_output = r.fuse = true;
   };
   recipe.name.clear();
   strip(recipe.linear);
   for (auto& [pattern, r] : recipe.overrides) strip(r);
-  // The first match wins, so the last one may go when it says what the default does.
-  while (!recipe.overrides.empty() && recipe.overrides.back().second == recipe.linear)
+  // The first match wins, so the last one may go when it says what the default does: not where that
+  // is none for lm_head.
+  const auto says_default = [&](const auto& last) {
+    return last.second == recipe.linear &&
+           (recipe.quantize_lm_head || !words::matches(last.first, "lm_head"));
+  };
+  while (!recipe.overrides.empty() && says_default(recipe.overrides.back()))
     recipe.overrides.pop_back();
   return recipe;
 }

@@ -50,7 +50,7 @@ const config::Words<NotFinite>& words_of(NotFinite);
 
 enum class UpdateTime : std::uint8_t {
   AtEnd,       // once all gradients are there
-  InBackward,  // each parameter as soon as its own gradient is, which is then freed
+  InBackward,  // some parameters at a time while backward runs; their gradients are then freed
 };
 const config::Words<UpdateTime>& words_of(UpdateTime);
 
