@@ -90,8 +90,9 @@ for step in range(1, int(sys.argv[-1]) + 1):
             self.assertNotIn("fault", row)
             for key in ("tokens_per_second", "host_seconds", "first_step_seconds", "loss", "tensors_bytes", "process_bytes"):
                 self.assertGreater(row[key], 0, key)
-            for key in ("sm_clock_mhz", "watts"):  # what isn't known isn't 0
-                self.assertEqual(key in row, DEVICE != "cpu", key)
+            for key in ("sm_clock_mhz", "watts"):  # what isn't known isn't 0: on a GPU runs may be too short for a sample
+                self.assertTrue(row[key] > 0 if key in row else True, key)
+                self.assertTrue(DEVICE != "cpu" or key not in row, key)
         self.assertNotEqual(first["loss"], second["loss"])
         self.assertEqual((peer["tokens_per_second"], peer["loss"], peer["tensors_bytes"]), (13000, 7, 5 << 30))
         self.assertNotIn("host_seconds", peer)
@@ -105,13 +106,15 @@ for step in range(1, int(sys.argv[-1]) + 1):
     print(json.dumps({"step": step, "tokens_per_second": 100.0, "loss": step}), flush=True)
     time.sleep(0.01)
 """) + f" '{self.folder / 'child'}'"
-        file = self.folder / "lasts.json"
-        self.ok("bench", "train", *self.small_run(), "--steps", 12, "--least-seconds", 1, "--recipe", "none", "--peer", steady,
+        file, seconds = self.folder / "lasts.json", 1 if DEVICE == "cpu" else 3
+        self.ok("bench", "train", *self.small_run(), "--steps", 12, "--least-seconds", seconds, "--recipe", "none", "--peer", steady,
                 "--json", file)
         own, peer = json.loads(file.read_text())["rows"]
         for row in (own, peer):
-            self.assertGreaterEqual(row["seconds"], 1)
+            self.assertGreaterEqual(row["seconds"], seconds)
             self.assertGreater(row["steps"], 12)
+        for key in ("sm_clock_mhz", "watts"):
+            self.assertEqual(key in own, DEVICE != "cpu", key)
         self.assertEqual(peer["loss"], 12)
         self.assert_ends(int((self.folder / "child").read_text()))
 
