@@ -63,7 +63,4 @@ std::optional<EncodedLogits> encode_dlogits(Tensor& losses, const Tensor& logits
                                             const Tensor& targets, const Tensor& scale,
                                             const Wanted& wanted);
 
-// Codes and F32 scales for a kernel that writes all of them; QTensor::empty fills the scales.
-QTensor unwritten(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, Device device);
-
 }  // namespace nibble

@@ -3,6 +3,7 @@
 #include "autograd/context.h"
 #include "autograd/operand.h"
 #include "quant/pair_twin.h"
+#include "quant/scales.h"
 #include "quant/source_kernels.h"
 
 namespace nibble {

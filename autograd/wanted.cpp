@@ -1,6 +1,7 @@
 #include "autograd/operand.h"
 
 #include "quant/attention_codes.h"
+#include "quant/scales.h"
 #include "quant/source_kernels.h"
 
 namespace nibble {
@@ -65,15 +66,6 @@ struct Codes {
 };
 
 }  // namespace
-
-QTensor unwritten(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, Device device) {
-  return {Tensor::empty({rows, cols}, spec.payload(), device),
-          Tensor::empty(spec.scale_shape(rows, cols), DType::F32, device),
-          Tensor(),
-          Tensor(),
-          spec,
-          {rows, cols}};
-}
 
 std::optional<Encoded> encode_pair(PairSource& source, const Shape& shape, const Wanted& wanted) {
   using enum PairSource::Kind;

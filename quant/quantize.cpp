@@ -7,15 +7,7 @@
 #include "quant/scales.h"
 
 namespace nibble {
-namespace {
 
-Tensor matrix_of(const char* op, const Tensor& x) {
-  NIBBLE_CHECK(is_float(x.dtype()), op, "got {}, expected f64, f32 or bf16", describe(x));
-  const Tensor whole = x.is_contiguous() ? x : x.clone();
-  return whole.view({x.rows(), x.cols()});
-}
-
-// What write() and quant_column_runs fill. Where there are elements they write every scale.
 QTensor unwritten(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, Device device) {
   if (spec.packed || rows * cols == 0) return QTensor::empty(spec, rows, cols, device);
   spec.validate();
@@ -26,6 +18,14 @@ QTensor unwritten(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, D
           std::move(s.global),
           spec,
           {rows, cols}};
+}
+
+namespace {
+
+Tensor matrix_of(const char* op, const Tensor& x) {
+  NIBBLE_CHECK(is_float(x.dtype()), op, "got {}, expected f64, f32 or bf16", describe(x));
+  const Tensor whole = x.is_contiguous() ? x : x.clone();
+  return whole.view({x.rows(), x.cols()});
 }
 
 void write_codes(QTensor& q, const Tensor& x, const RngKey& key) {

@@ -7,6 +7,8 @@
 
 namespace nibble {
 
+class QTensor;
+
 DType scale_dtype(ScaleType scale);
 
 struct Scales {
@@ -23,5 +25,9 @@ struct Scales {
   void compute(const Tensor& x, const QuantSpec& spec);
   Tensor steps(const QuantSpec& spec) const;  // F32; `stored` itself when it is that
 };
+
+// A QTensor of such scales for kernels that write all its codes and scales; packed codes and
+// matrices without elements begin with zeros.
+QTensor unwritten(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, Device device);
 
 }  // namespace nibble

@@ -24,7 +24,22 @@ using train::TrainConfig;
 // A change of a configuration and how it is asked for; none where it would change nothing.
 struct Change {
   TrainConfig config;
-  std::string settings;
+  std::vector<std::pair<std::string, std::string>> settings = {};
+
+  // One that is said twice would be read as a mistake: the last one counts.
+  void tell(const std::string& key, std::string value) {
+    std::erase_if(settings, [&](const auto& s) { return s.first == key; });
+    settings.emplace_back(key, std::move(value));
+  }
+  // As words of a shell, which would take patterns and pipes for its own.
+  std::string text() const {
+    std::string words;
+    for (const auto& [key, value] : settings) {
+      const char* quote = value.find_first_of("*?|") == std::string::npos ? "" : "'";
+      words += fmt::format(" --set {0}{1}={2}{0}", quote, key, value);
+    }
+    return words;
+  }
 };
 
 // One level further, up to the last.
@@ -33,10 +48,10 @@ std::optional<Change> recomputing(const Change& from, const char* level) {
     return std::nullopt;
   Change to = from;
   to.config.model.recompute = level;
-  to.settings += fmt::format(" --set model.recompute={}", level);
+  to.tell("model.recompute", level);
   if (to.config.model.recompute_blocks) {
     to.config.model.recompute_blocks.reset();
-    to.settings += " --set model.recompute_blocks=null";
+    to.tell("model.recompute_blocks", "null");
   }
   return to;
 }
@@ -45,7 +60,7 @@ std::optional<Change> checkpointed(const Change& from) {
   if (from.config.model.checkpoint_blocks) return std::nullopt;
   Change to = from;
   to.config.model.checkpoint_blocks = true;
-  to.settings += " --set model.checkpoint_blocks=true";
+  to.tell("model.checkpoint_blocks", "true");
   return to;
 }
 
@@ -56,8 +71,8 @@ std::optional<Change> in_parts(const Change& from, std::int64_t parts) {
   Change to = from;
   to.config.trainer.batch /= parts;
   to.config.trainer.accumulation *= parts;
-  to.settings += fmt::format(" --set trainer.batch={} --set trainer.accumulation={}",
-                             to.config.trainer.batch, to.config.trainer.accumulation);
+  to.tell("trainer.batch", std::to_string(to.config.trainer.batch));
+  to.tell("trainer.accumulation", std::to_string(to.config.trainer.accumulation));
   return to;
 }
 
@@ -68,7 +83,8 @@ std::optional<Change> in_backward(const Change& from) {
   Change to = from;
   to.config.trainer.update = train::UpdateTime::InBackward;
   to.config.trainer.clip = 0;
-  to.settings += " --set trainer.update=in_backward --set trainer.clip=0";
+  to.tell("trainer.update", "in_backward");
+  to.tell("trainer.clip", "0");
   return to;
 }
 
@@ -76,7 +92,7 @@ std::optional<Change> without_kept_encodings(const Change& from) {
   if (!from.config.trainer.keep_encodings) return std::nullopt;
   Change to = from;
   to.config.trainer.keep_encodings = false;
-  to.settings += " --set trainer.keep_encodings=false";
+  to.tell("trainer.keep_encodings", "false");
   return to;
 }
 
@@ -89,7 +105,7 @@ std::optional<Change> with_8bit_moments(const Change& from) {
        {std::pair{"m", "dyn8:group256"}, {"v", "dynu8:group256:sr:recip"}}) {
     if (to.config.optimizer.parameters.value(slot, "") != "") return std::nullopt;
     to.config.optimizer.parameters[slot] = codec;
-    to.settings += fmt::format(" --set optimizer.{}={}", slot, codec);
+    to.tell(fmt::format("optimizer.{}", slot), codec);
   }
   return to;
 }
@@ -97,12 +113,7 @@ std::optional<Change> with_8bit_moments(const Change& from) {
 std::optional<Change> with_recipe(const Change& from, const std::string& recipe) {
   Change to = from;
   to.config.recipe = recipe;
-  // The last one counts, and one that is said twice would be read as a mistake.
-  for (const char* form : {" --set recipe=", " --set 'recipe="})
-    if (const auto before = from.settings.find(form); before != std::string::npos)
-      to.settings.erase(before, from.settings.find(' ', before + 7) - before);
-  const bool plain = recipe.find_first_of("*?|") == std::string::npos;  // to a shell
-  to.settings += plain ? " --set recipe=" + recipe : " --set 'recipe=" + recipe + "'";
+  to.tell("recipe", recipe);
   return to;
 }
 
@@ -135,7 +146,7 @@ std::optional<std::string> fitting(const std::optional<Change>& change, const Li
   if (!change) return std::nullopt;
   const std::int64_t needed = limit.needs(change->config);
   if (needed > limit.bytes) return std::nullopt;
-  return fmt::format("{} with{}", size_text(needed), change->settings);
+  return fmt::format("{} with{}", size_text(needed), change->text());
 }
 
 // The fewest parts that fit, of as many as would still be a sensible step.
@@ -207,7 +218,7 @@ MemoryBudget memory_budget(Device device, std::int64_t given) {
 
 std::string what_would_fit(const TrainConfig& config, std::int64_t vocab, Device device,
                            std::int64_t bytes) {
-  const Change now{config, ""};
+  const Change now{config};
   const Limit limit{vocab, device, bytes};
   std::string text;
   for (const auto& found :
@@ -233,7 +244,7 @@ std::string what_would_fit(const TrainConfig& config, std::int64_t vocab, Device
 
 std::vector<LargestBatch> largest_batches(const TrainConfig& config, std::int64_t vocab,
                                           Device device, std::int64_t bytes) {
-  const Change now{config, ""};
+  const Change now{config};
   const Limit limit{vocab, device, bytes};
   std::vector<LargestBatch> result{{"as configured", largest_batch(config, limit)}};
   for (const auto& change :
@@ -242,7 +253,7 @@ std::vector<LargestBatch> largest_batches(const TrainConfig& config, std::int64_
         config.recipe == "none" ? by_recipe(now) : std::nullopt}) {
     if (!change) continue;
     const std::int64_t batch = largest_batch(change->config, limit);
-    if (batch > result.front().batch) result.push_back({"with" + change->settings, batch});
+    if (batch > result.front().batch) result.push_back({"with" + change->text(), batch});
   }
   return result;
 }

@@ -40,29 +40,29 @@ PairSource source_of(Kind kind, const Tensor& x, bool shift) {
 struct Codes {
   Tensor codes, scales;
 };
-Codes unwritten(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, Device device) {
+Codes fresh_codes(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, Device device) {
   return {Tensor::zeros({rows, cols}, spec.payload(), device),
           Tensor::zeros(spec.scale_shape(rows, cols), DType::F32, device)};
 }
 
 Codes rows_of(const PairSource& s, const QuantSpec& spec) {
-  Codes c = unwritten(spec, s.x.size(0), s.x.size(1), s.x.device());
+  Codes c = fresh_codes(spec, s.x.size(0), s.x.size(1), s.x.device());
   NIBBLE_DISPATCH(s.x.device(), quant_norm_rows(c.codes, c.scales, s, spec));
   return c;
 }
 Codes rows_of_matrix(const Tensor& y, const QuantSpec& spec) {
-  Codes c = unwritten(spec, y.size(0), y.size(1), y.device());
+  Codes c = fresh_codes(spec, y.size(0), y.size(1), y.device());
   NIBBLE_DISPATCH(y.device(), quant_row_runs(c.codes, c.scales, y, spec, kKey));
   return c;
 }
 // Of the transpose.
 Codes columns_of(const PairSource& s, const QuantSpec& spec) {
-  Codes c = unwritten(spec, s.x.size(1), s.x.size(0), s.x.device());
+  Codes c = fresh_codes(spec, s.x.size(1), s.x.size(0), s.x.device());
   NIBBLE_DISPATCH(s.x.device(), quant_source_columns(c.codes, c.scales, s, spec, kKey));
   return c;
 }
 Codes columns_of_matrix(const Tensor& y, const QuantSpec& spec) {
-  Codes c = unwritten(spec, y.size(1), y.size(0), y.device());
+  Codes c = fresh_codes(spec, y.size(1), y.size(0), y.device());
   NIBBLE_DISPATCH(y.device(), quant_column_runs(c.codes, c.scales, y, spec, kKey));
   return c;
 }
@@ -140,7 +140,7 @@ GPU_TEST("cuda sources: rows of layer norms") {
       source_of(Kind::AddLayerNorm, numbers(Numbers::Bell, 4999, 768, DType::BF16).to(kGpu), true);
   const Codes expected = rows_of_matrix(pair_matrix(s, {}), spec);
   std::vector<Framed> frames;
-  Codes c = unwritten(spec, 4999, 768, kGpu);
+  Codes c = fresh_codes(spec, 4999, 768, kGpu);
   for (Tensor* t : {&c.codes, &c.scales, &s.mean, &s.rstd, &s.sum}) {
     frames.push_back(framed(t->shape(), t->dtype(), kGpu, 0));
     *t = frames.back().inner;
