@@ -6,6 +6,7 @@
 #include "autograd/context.h"
 #include "autograd/linear.h"
 #include "autograd/operand.h"
+#include "quant/kernels.h"
 #include "tensor/ops.h"
 
 namespace nibble {
@@ -102,6 +103,28 @@ Tensor counted(const Tensor& targets, DType dtype) {
   return ops::where(ops::less(t, zero), zero, one);
 }
 
+// An operand's rows as values, or as codes I8 with one step each.
+struct Rows {
+  Tensor x, steps;
+
+  explicit Rows(const Value& value) {
+    const auto* q = std::get_if<QTensor>(&value);
+    if (!q) {
+      x = ops::contiguous(std::get<Tensor>(value));
+      return;
+    }
+    const QuantSpec& spec = q->spec();
+    const bool plain = q->payload().dtype() == DType::I8 && q->scales().dtype() == DType::F32 &&
+                       !q->zeros().defined() && !q->global_scale().defined();
+    if (plain && spec.scale_shape(q->rows(), q->cols()) == Shape{q->rows(), 1}) {
+      x = ops::contiguous(q->payload());
+      steps = ops::contiguous(q->scales());
+    } else {
+      x = dequantize(*q);
+    }
+  }
+};
+
 class Classifier {
  public:
   Classifier(const Var& x, Parameter& weight, const Tensor& targets, const LinearRecipe& recipe,
@@ -121,6 +144,8 @@ class Classifier {
                    "custom quantizers are for linear layers; leave lm_head out");
     targets_ = ops::contiguous(targets).view({tokens_});
     chunk_ = chunk_of(recipe, tokens_, vocab_, options.token_chunk);
+    const bool encodes = !recipe.dgrad.lhs.empty() || !recipe.wgrad.lhs.empty();
+    exact_target_ = recipe.exact_target && encodes;
     x_key_ = random_key("x");
     w_key_ = random_key("w");
     encode(x);
@@ -170,10 +195,27 @@ class Classifier {
         matmul_nt_into(out.dw, dy.for_dw, slice_cols(wgrad_x_, begin, end), r.wgrad.mode, begin > 0,
                        r.wgrad.accumulation);
     });
+    if (exact_target_) add_target_terms(out, losses, scale);
     return losses;
   }
 
  private:
+  // What dlogits were encoded without: a token's own target has (p − 1) · scale there, and p is
+  // e^(−loss).
+  void add_target_terms(LinearCrossEntropy& out, const Tensor& losses, const Tensor& scale) const {
+    const Tensor p = ops::exp(ops::affine(losses, -1));
+    const Tensor term = ops::mul(ops::affine(p, 1, -1), scale);
+    const Device device = targets_.device();
+    if (out.dx.defined()) {
+      const Rows w(fprop_w_);
+      NIBBLE_DISPATCH(device, quant_gather_rows(out.dx, targets_, term, w.x, w.steps));
+    }
+    if (out.dw.defined()) {
+      const Rows x(fprop_x_);
+      NIBBLE_DISPATCH(device, quant_scatter_rows(out.dw, targets_, term, x.x, x.steps));
+    }
+  }
+
   // x as fprop and, where one pass makes both, as wgrad read it.
   void encode(const Var& x) {
     const GemmRecipe& f = recipe_.fprop;
@@ -201,9 +243,10 @@ class Classifier {
                          const RngKey& key, bool for_dx, bool for_dw, Tensor& losses) const {
     if (for_dx && for_dw)
       if (const auto wanted = wanted_of_gradient(recipe_, key, nullptr))
-        if (auto e = encode_dlogits(losses, logits, targets, scale, *wanted))
+        if (auto e = encode_dlogits(losses, logits, targets, scale, !exact_target_, *wanted))
           return {std::move(e->by_row), std::move(e->by_column), {}};
     losses.copy_from(ops::cross_entropy_gradient(logits, targets, scale));
+    if (exact_target_) NIBBLE_DISPATCH(logits.device(), zero_along_last(logits, targets));
     return encode_gradient(logits, recipe_, key, for_dx, for_dw, nullptr);
   }
 
@@ -228,7 +271,7 @@ class Classifier {
   Tensor rows_, targets_;  // rows_: x [M, C], undefined where it exists as codes alone
   RngKey x_key_, w_key_;
   Value fprop_x_, fprop_w_, wgrad_x_;
-  bool has_wgrad_x_ = false;
+  bool has_wgrad_x_ = false, exact_target_ = false;
 };
 
 bool wants_gradient(const Var& v) {

@@ -55,12 +55,13 @@ EncodedGradient encode_gradient(const Tensor& dy, const LinearRecipe& recipe, co
                                 bool for_dx, bool for_dw, Parameter* bias);
 
 // The same of dlogits, the gradient of logits [M, V] (tensor/kernels.h, cross_entropy_gradient), by
-// one producer that does not store it, where a kernel serves; it writes `losses` F32 [M].
+// one producer that does not store it, where a kernel serves; it writes `losses` F32 [M]. Unless
+// with_target, each row's target counts as 0.
 struct EncodedLogits {
   QTensor by_row, by_column;
 };
 std::optional<EncodedLogits> encode_dlogits(Tensor& losses, const Tensor& logits,
                                             const Tensor& targets, const Tensor& scale,
-                                            const Wanted& wanted);
+                                            bool with_target, const Wanted& wanted);
 
 }  // namespace nibble

@@ -114,16 +114,16 @@ std::optional<Encoded> encode_attention(Tensor& out, Tensor& lse, const Tensor& 
 
 std::optional<EncodedLogits> encode_dlogits(Tensor& losses, const Tensor& logits,
                                             const Tensor& targets, const Tensor& scale,
-                                            const Wanted& wanted) {
+                                            bool with_target, const Wanted& wanted) {
   if (!has_dlogits_pair(logits, wanted.by_row, wanted.by_column)) return std::nullopt;
   const std::int64_t rows = logits.size(0), cols = logits.size(1);
   const Device device = logits.device();
   EncodedLogits out{unwritten(wanted.by_row, rows, cols, device),
                     unwritten(wanted.by_column, cols, rows, device)};
-  NIBBLE_DISPATCH(
-      device, quant_dlogits(out.by_row.payload(), out.by_row.scales(), out.by_column.payload(),
-                            out.by_column.scales(), losses, logits, targets, scale, wanted.by_row,
-                            wanted.by_column, wanted.key));
+  NIBBLE_DISPATCH(device,
+                  quant_dlogits(out.by_row.payload(), out.by_row.scales(), out.by_column.payload(),
+                                out.by_column.scales(), losses, logits, targets, scale, with_target,
+                                wanted.by_row, wanted.by_column, wanted.key));
   return out;
 }
 

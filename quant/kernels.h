@@ -70,11 +70,21 @@ NIBBLE_KERNEL(quant_pair, Tensor& row_codes, Tensor& row_scales, Tensor& column_
               const QuantSpec& by_row, const QuantSpec& by_column, const RngKey& key)
 
 // The encodings that quant_pair makes of dlogits, as cross_entropy_gradient forms and rounds them,
-// and its losses; where has_dlogits_pair allows it. logits stay.
+// and its losses; where has_dlogits_pair allows it. logits stay. Unless with_target, each row's
+// target counts as 0.
 NIBBLE_KERNEL(quant_dlogits, Tensor& row_codes, Tensor& row_scales, Tensor& column_codes,
               Tensor& column_scales, Tensor& losses, const Tensor& logits, const Tensor& targets,
-              const Tensor& scale, const QuantSpec& by_row, const QuantSpec& by_column,
-              const RngKey& key)
+              const Tensor& scale, bool with_target, const QuantSpec& by_row,
+              const QuantSpec& by_column, const RngKey& key)
+
+// Rows with weights, where 0 <= index[i] < the table's rows: y[i, :] += weight[i] · x̂[index[i], :],
+// and its transpose y[index[i], :] += weight[i] · x̂[i, :] in ascending i, a row's sum rounded once.
+// x̂: x, or codes I8 times `steps` F32, one a row (else undefined); weight · step is rounded first.
+// weight F32 [n] (F64 where y or x is, on the CPU). Other indices add nothing.
+NIBBLE_KERNEL(quant_gather_rows, Tensor& y, const Tensor& index /*I32*/, const Tensor& weight,
+              const Tensor& x, const Tensor& steps)
+NIBBLE_KERNEL(quant_scatter_rows, Tensor& y, const Tensor& index /*I32*/, const Tensor& weight,
+              const Tensor& x, const Tensor& steps)
 
 // y [cols, rows] = xᵀ, elements of one byte.
 NIBBLE_KERNEL(quant_transpose, Tensor& y, const Tensor& x)

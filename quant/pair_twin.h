@@ -49,11 +49,12 @@ inline void pair_twin(Tensor& row_codes, Tensor& row_scales, Tensor& column_code
 // quant_dlogits's parameters: the losses, then both encodings of dlogits.
 inline void dlogits_twin(Tensor& row_codes, Tensor& row_scales, Tensor& column_codes,
                          Tensor& column_scales, Tensor& losses, const Tensor& logits,
-                         const Tensor& targets, const Tensor& scale, const QuantSpec& by_row,
-                         const QuantSpec& by_column, const RngKey& key) {
+                         const Tensor& targets, const Tensor& scale, bool with_target,
+                         const QuantSpec& by_row, const QuantSpec& by_column, const RngKey& key) {
   PairSource source;
   source.x = logits.clone();
   NIBBLE_DISPATCH(logits.device(), cross_entropy_gradient(losses, source.x, targets, scale));
+  if (!with_target) NIBBLE_DISPATCH(logits.device(), zero_along_last(source.x, targets));
   Tensor no_value, no_sums;
   pair_twin(row_codes, row_scales, column_codes, column_scales, no_value, no_sums, source, by_row,
             by_column, key);

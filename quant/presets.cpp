@@ -89,6 +89,7 @@ Recipe fp8_block128() {
 std::vector<Recipe> speed_presets() {
   Recipe flagship = by_token("int8");  // README.md
   flagship.linear.save = Save::Recompute;
+  flagship.linear.exact_target = true;
   flagship.moments = {.m = "dyn8:group256", .v = "dynu8:group256:sr:recip", .simulated = false};
   return {Recipe{},          flagship,       rowwise("int8_rowwise"), blockwise("int8_block128"),
           int8_switchback(), int8_block32(), fp8_tensorwise(),        fp8_delayed(),

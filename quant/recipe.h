@@ -62,6 +62,9 @@ struct LinearRecipe {
   // again in backward.
   bool keep_output = true;
   bool fuse = true;  // producers of x and dy encode them where they can; the bits are the same
+  // A classifier's dlogits, softmax − onehot, are encoded without each token's own target, whose
+  // term of both gradients is added in floats (linear_cross_entropy). It is most of a row's range.
+  bool exact_target = false;
   bool empty() const { return fprop.empty() && dgrad.empty() && wgrad.empty(); }
   bool operator==(const LinearRecipe&) const = default;
 };
@@ -109,9 +112,10 @@ std::vector<std::string> names();
 // "int8" · "int8,wgrad=none" · "none,fprop.rhs=int4:group128" · "int8,lm_head=on,tie=off" ·
 // "w8a8g8,moments.m=int8:row,moments=simulated" · "int8,layer:*.mlp.fc2=none" ·
 // "fp8_rowwise,accumulate=fast" (every real product) · "fp8_rowwise,fprop.accumulate=fast" ·
-// "int8,fuse=off" · "int8,save=recompute,layer:*.mlp.fc1/output=recompute" · a
-// product's value is "none", a preset's name (its product is taken) or "LHS|RHS[|real[|fast]]" with
-// spec texts. Throws Error("recipe") naming the nearest known word.
+// "int8,fuse=off" · "int8,lm_head=on,target=encoded" ·
+// "int8,save=recompute,layer:*.mlp.fc1/output=recompute" · a product's value is "none", a preset's
+// name (its product is taken) or "LHS|RHS[|real[|fast]]" with spec texts. Throws Error("recipe")
+// naming the nearest known word.
 Recipe parse(std::string_view text);
 std::string to_string(const Recipe& recipe);  // parse(to_string(r)) == r
 // A user's recipe or quantizer by name (nibble::cli extensions).

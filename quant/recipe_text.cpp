@@ -15,7 +15,7 @@ const std::vector<std::string> kLinearKeys = {
     "dgrad",      "dgrad.lhs", "dgrad.rhs", "dgrad.accumulate",
     "wgrad",      "wgrad.lhs", "wgrad.rhs", "wgrad.accumulate",
     "accumulate", "save",      "output",    "fuse",
-    "name"};
+    "target",     "name"};
 const std::vector<std::string> kModelKeys = {
     "name",      "linear.name", "lm_head", "tie",           "moments",          "moments.m",
     "moments.v", "weights",     "layers",  "layer:PATTERN", "layer:PATTERN/KEY"};
@@ -35,6 +35,7 @@ constexpr Choice<std::optional<bool>> kTie[] = {
 constexpr Choice<Save> kSave[] = {
     {"original", Save::Original}, {"encoded", Save::Encoded}, {"recompute", Save::Recompute}};
 constexpr Choice<bool> kOutput[] = {{"keep", true}, {"recompute", false}};
+constexpr Choice<bool> kTarget[] = {{"exact", true}, {"encoded", false}};
 constexpr Choice<bool> kMoments[] = {{"simulated", true}, {"stored", false}};
 constexpr Choice<WeightStorage> kWeights[] = {
     {"f32", WeightStorage::F32}, {"bf16", WeightStorage::BF16}, {"int8", WeightStorage::Int8}};
@@ -123,6 +124,10 @@ void apply_linear(LinearRecipe& r, std::string_view key, std::string_view value,
   }
   if (key == "fuse") {
     r.fuse = choose(kSwitch, key, value);
+    return;
+  }
+  if (key == "target") {
+    r.exact_target = choose(kTarget, key, value);
     return;
   }
   if (key == "accumulate") {
@@ -252,6 +257,8 @@ class Writer {
     if (now.keep_output != target.keep_output)
       set(prefix + "output", word_of(kOutput, target.keep_output));
     if (now.fuse != target.fuse) set(prefix + "fuse", word_of(kSwitch, target.fuse));
+    if (now.exact_target != target.exact_target)
+      set(prefix + "target", word_of(kTarget, target.exact_target));
   }
   void layer(const std::string& pattern, const LinearRecipe& target) {
     const auto& overrides = state_.recipe.overrides;

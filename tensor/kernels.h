@@ -87,6 +87,8 @@ NIBBLE_KERNEL(index_add, Tensor& y, const Tensor& index /*I32*/, const Tensor& x
 // y[i] = x[i, index[i]], and its transpose into zeroed dx.
 NIBBLE_KERNEL(take_along_last, Tensor& y, const Tensor& x, const Tensor& index /*I32*/)
 NIBBLE_KERNEL(take_along_last_backward, Tensor& dx, const Tensor& dy, const Tensor& index)
+// x[i, index[i]] = 0 where there is such a column.
+NIBBLE_KERNEL(zero_along_last, Tensor& x, const Tensor& index /*I32*/)
 
 // c[b] (+)= a[b] · b[b]; [B, M, K] × [B, K, N]; a and b may be transposed or batch-expanded views
 // whose inner matrices have one unit stride; c's rows may be strided. c may be wider than a and b

@@ -123,7 +123,7 @@ TEST_CASE("linear_cross_entropy: chunks of whole groups change codes' noise only
 TEST_CASE("linear_cross_entropy: producers' codes have the bits of encodings apart") {
   Head head;
   head.x = head.x.to(DType::BF16);  // what quant_dlogits takes
-  for (const char* text : {"int8", "int8_block128"}) {
+  for (const char* text : {"int8", "int8,target=encoded", "int8_block128"}) {
     CAPTURE(text);
     LinearRecipe apart = linear_recipe(text);
     apart.fuse = false;
@@ -135,6 +135,65 @@ TEST_CASE("linear_cross_entropy: producers' codes have the bits of encodings apa
     CHECK(same_bits(a.dw, head.run(linear_recipe(text), 256, 1, &telemetry).dw));
     CHECK(telemetry.stats().count({"", "dgrad.lhs"}) == 1);
   }
+}
+
+TEST_CASE("linear_cross_entropy: exact targets are added to codes of all other classes") {
+  // By the definition, in f64: q(dlogits without targets)·W + term·W[target], likewise dW.
+  const Head head = Head{}.to(DType::F64);
+  LinearRecipe recipe;
+  recipe.dgrad.lhs = encoding("int4:row");
+  recipe.wgrad.lhs = encoding("int4:row");
+  recipe.exact_target = true;
+  const Products got = head.run(recipe, kRows, -0.3);
+
+  Tensor d = ops::matmul(head.x, head.w.t());
+  double count = 0;
+  for (const std::int32_t t : head.targets.to_vector<std::int32_t>()) count += t >= 0;
+  ops::cross_entropy_gradient(d, head.targets, Tensor::full({1}, 1 / count, DType::F64));
+  Tensor terms = Tensor::zeros(d.shape(), DType::F64);
+  for (std::int64_t i = 0; i < kRows; ++i) {
+    const std::int32_t t = head.targets.data<std::int32_t>()[i];
+    if (t >= 0) std::swap(terms.data<double>()[i * kVocab + t], d.data<double>()[i * kVocab + t]);
+  }
+  const QuantSpec spec = *recipe.dgrad.lhs.quant;
+  const Tensor rows = fake_quantize(d, spec), cols = fake_quantize(ops::contiguous(d.t()), spec);
+  const auto scaled = [](const Tensor& a, const Tensor& b) {
+    return ops::affine(ops::add(a, b), -0.3);
+  };
+  const Tensor dx = scaled(ops::matmul(rows, head.w), ops::matmul(terms, head.w));
+  const Tensor dw = scaled(ops::matmul(cols, head.x), ops::matmul(terms.t(), head.x));
+  CHECK(distance(dx, got.dx) < 1e-12);
+  CHECK(distance(dw, got.dw) < 1e-12);
+
+  // The target's term is what the range of a row is spent on.
+  const Products exact = head.run({}, kRows, -0.3);
+  recipe.exact_target = false;
+  const Products encoded = head.run(recipe, kRows, -0.3);
+  CHECK(sqnr_db(exact.dx, got.dx) > sqnr_db(exact.dx, encoded.dx) + 4);
+  CHECK(sqnr_db(exact.dw, got.dw) > sqnr_db(exact.dw, encoded.dw) + 1);
+}
+
+TEST_CASE("linear_cross_entropy: exact targets of codes, in chunks and of bf16") {
+  for (const DType dtype : {DType::F32, DType::BF16})
+    for (const char* text : {"int8", "int8_switchback,target=exact", "int8_block128,target=exact",
+                             "w8a8g8,target=exact", "fp8_rowwise,target=exact"}) {
+      CAPTURE(text);
+      Head head = Head{}.to(dtype);
+      const Products exact = head.run({}, kRows), got = head.run(linear_recipe(text), 256);
+      LinearRecipe encoded = linear_recipe(text);
+      CHECK(encoded.exact_target);
+      encoded.exact_target = false;
+      const Products without = head.run(encoded, 256);
+      CHECK(same_bits(got.y, without.y));
+      CHECK_FALSE(same_bits(got.dx, without.dx));
+      CHECK(sqnr_db(exact.dx, got.dx) > sqnr_db(exact.dx, without.dx) - 1);
+      CHECK(sqnr_db(exact.dw, got.dw) > sqnr_db(exact.dw, without.dw) - 1);
+    }
+  // Nothing is taken out of what is not encoded.
+  LinearRecipe none;
+  none.exact_target = true;
+  const Head head;
+  CHECK(same_bits(head.run({}, 256).dx, head.run(none, 256).dx));
 }
 
 TEST_CASE("linear_cross_entropy: only the wanted gradients are made") {

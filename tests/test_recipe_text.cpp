@@ -51,6 +51,11 @@ TEST_CASE("recipe text: items change one part each") {
   CHECK(real.linear.fprop.rhs.quant == parse_spec("int4:row"));
   CHECK(recipes::parse("none,fprop=none|dyn8:col,dgrad.rhs=reuse").linear.dgrad.rhs.source ==
         Source::ReuseForward);
+  CHECK(recipes::parse("int8").at("lm_head") == LinearRecipe{});
+  CHECK(recipes::parse("int8,lm_head=on").at("lm_head").exact_target);
+  CHECK_FALSE(recipes::parse("int8,lm_head=on,target=encoded").at("lm_head").exact_target);
+  CHECK(recipes::parse("w8a8g8,layer:lm_head/target=exact").at("lm_head").exact_target);
+  CHECK_FALSE(recipes::parse("w8a8g8").at("lm_head").exact_target);
   const Recipe model = recipes::parse("int8,lm_head=on,tie=off,weights=bf16");
   CHECK(model.quantize_lm_head);
   CHECK(model.tie_embeddings == false);
@@ -106,6 +111,8 @@ TEST_CASE("recipe text: combinations round-trip") {
   for (const char* text : {"int8,wgrad=none",
                            "int8,save=original",
                            "int8,fuse=off",
+                           "int8,target=encoded",
+                           "w8a8g8,target=exact",
                            "int8,save=encoded",
                            "int8_block128,save=recompute",
                            "none,save=recompute,layer:*.mlp.fc1/output=recompute",

@@ -168,6 +168,9 @@ TEST_CASE("tensor: take_along_last and its transpose") {
     Tensor dx = Tensor::zeros({2, 3}, d);
     cpu::take_along_last_backward(dx, Tensor::from(std::vector<float>{5, 7}, {2}).to(d), index);
     check_close(dx, {0, 0, 5, 7, 0, 0}, 0);
+    Tensor zeroed = Tensor::arange(9).view({3, 3}).to(d);
+    cpu::zero_along_last(zeroed, Tensor::from(std::vector<std::int32_t>{2, -1, 0}, {3}));
+    check_close(zeroed, {0, 1, 0, 3, 4, 5, 0, 7, 8}, 0);
   }
   CHECK(error_of([&] {
           ops::take_along_last(Tensor::zeros({3, 3}), index);

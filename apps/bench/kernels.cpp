@@ -320,10 +320,10 @@ class Kernels {
     auto losses = std::make_shared<Tensor>(Tensor::empty({rows}, DType::F32, device_));
     cases_.push_back({"dlogits as int8, both ways, stochastic", logits.shape(), 4 * size,
                       [=, device = device_] {
-                        NIBBLE_DISPATCH(
-                            device,
-                            quant_dlogits(q->payload(), q->scales(), t->payload(), t->scales(),
-                                          *losses, logits, targets, scale, row, column, {7, 9}));
+                        NIBBLE_DISPATCH(device,
+                                        quant_dlogits(q->payload(), q->scales(), t->payload(),
+                                                      t->scales(), *losses, logits, targets, scale,
+                                                      true, row, column, {7, 9}));
                       },
                       [=] {
                         Tensor fresh = logits.clone();

@@ -99,6 +99,8 @@ constexpr Rule kRules[] = {
     {"softmax_*", "*", CrossEntropy},
     // Rows by their index, with the sort that adds them up in order.
     {"select_kernel", "*", Embedding},
+    {"gather_kernel", "*", Embedding},
+    {"zero_kernel", "*", Embedding},
     {"check_kernel", "*", Embedding},
     {"add_kernel", "*", Embedding},
     {"take_*", "*", Embedding},

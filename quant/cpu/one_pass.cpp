@@ -42,10 +42,10 @@ void quant_pair(Tensor& row_codes, Tensor& row_scales, Tensor& column_codes, Ten
 
 void quant_dlogits(Tensor& row_codes, Tensor& row_scales, Tensor& column_codes,
                    Tensor& column_scales, Tensor& losses, const Tensor& logits,
-                   const Tensor& targets, const Tensor& scale, const QuantSpec& by_row,
-                   const QuantSpec& by_column, const RngKey& key) {
+                   const Tensor& targets, const Tensor& scale, bool with_target,
+                   const QuantSpec& by_row, const QuantSpec& by_column, const RngKey& key) {
   dlogits_twin(row_codes, row_scales, column_codes, column_scales, losses, logits, targets, scale,
-               by_row, by_column, key);
+               with_target, by_row, by_column, key);
 }
 
 void quant_attention(Tensor& out, Tensor& lse, Tensor& row_codes, Tensor& row_scales,

@@ -28,8 +28,8 @@ constexpr int kFactThreads = 1024;  // of a multiprocessor
 template <class Tile>
 __global__ void __launch_bounds__(Tile::kBlock, kFactThreads / Tile::kBlock)
     facts_kernel(RowFacts* facts, float* losses, float* steps, const bfloat16* logits,
-                 const std::int32_t* targets, const float* scale, std::int64_t rows, int cols,
-                 const __grid_constant__ Rule rule) {
+                 const std::int32_t* targets, const float* scale, bool with_target,
+                 std::int64_t rows, int cols, const __grid_constant__ Rule rule) {
   using T = bfloat16;
   constexpr int V = kVector<T>, kStep = Tile::kThreads * V;
   extern __shared__ uint4 coming[];  // two batches of the block
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(Tile::kBlock, kFactThreads / Tile::kBlock)
     RowFacts f{gradient.folds() ? gradient.shift() : found.lse, 0, target, 0, gradient.folds()};
     std::uint32_t most = 0;
     if (target >= 0) {
-      f.at_target = rounded_bits(gradient.at_target(x) * dlogits::sign_of(factor));
+      if (with_target) f.at_target = rounded_bits(gradient.at_target(x) * dlogits::sign_of(factor));
       const std::uint32_t other = rounded_bits(gradient(found.others));
       most = ::max(f.at_target & 0x7fffu, other & 0x7fffu) << 16;
     }
@@ -100,8 +100,8 @@ void codes_of_tiles(Matrices m, const QuantSpec& by_column, const RngKey& key) {
 
 void quant_dlogits(Tensor& row_codes, Tensor& row_scales, Tensor& column_codes,
                    Tensor& column_scales, Tensor& losses, const Tensor& logits,
-                   const Tensor& targets, const Tensor& scale, const QuantSpec& by_row,
-                   const QuantSpec& by_column, const RngKey& key) {
+                   const Tensor& targets, const Tensor& scale, bool with_target,
+                   const QuantSpec& by_row, const QuantSpec& by_column, const RngKey& key) {
   const std::int64_t rows = logits.size(0), cols = logits.size(1);
   const Tensor found = Tensor::empty({rows, 4}, DType::F32, logits.device());
   auto* const facts = reinterpret_cast<RowFacts*>(const_cast<std::byte*>(found.raw()));
@@ -115,7 +115,7 @@ void quant_dlogits(Tensor& row_codes, Tensor& row_scales, Tensor& column_codes,
                                            cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
     launch(facts_kernel<Tile>, blocks, Tile::kBlock, kShared, facts, losses.data<float>(),
            row_scales.data<float>(), logits.data<bfloat16>(), targets.data<std::int32_t>(),
-           scale.data<float>(), rows, static_cast<int>(cols), Rule(by_row));
+           scale.data<float>(), with_target, rows, static_cast<int>(cols), Rule(by_row));
   });
   const auto pair_of = [](const QuantSpec& spec) {
     return 0x10001u * static_cast<std::uint32_t>(spec.format.qmax());

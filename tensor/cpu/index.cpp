@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "tensor/cpu/loops.h"
+#include "tensor/cpu/row_groups.h"
 #include "tensor/kernels.h"
 
 namespace nibble::cpu {
@@ -14,23 +15,6 @@ const std::int32_t* checked_indices(const char* op, const Tensor& index, std::in
     NIBBLE_CHECK(p[i] >= 0 && p[i] < limit, op,
                  "index {} is out of range: got {}, expected 0 to {}", i, p[i], limit - 1);
   return p;
-}
-
-// Source rows by destination, ascending within each: a counting sort.
-struct Groups {
-  std::vector<std::int64_t> start;   // of destination d's rows in `source`; size rows + 1
-  std::vector<std::int64_t> source;  // source rows
-};
-Groups group_by_destination(const std::int32_t* index, std::int64_t n, std::int64_t rows) {
-  Groups g;
-  g.start.assign(static_cast<std::size_t>(rows) + 1, 0);
-  g.source.resize(static_cast<std::size_t>(n));
-  for (std::int64_t i = 0; i < n; ++i) ++g.start[static_cast<std::size_t>(index[i]) + 1];
-  for (std::size_t d = 1; d < g.start.size(); ++d) g.start[d] += g.start[d - 1];
-  std::vector<std::int64_t> next(g.start.begin(), g.start.end() - 1);
-  for (std::int64_t i = 0; i < n; ++i)
-    g.source[static_cast<std::size_t>(next[static_cast<std::size_t>(index[i])]++)] = i;
-  return g;
 }
 
 // A destination row is summed in its compute type and rounded once.
@@ -106,6 +90,16 @@ void take_along_last_backward(Tensor& dx, const Tensor& dy, const Tensor& index)
     parallel_for(index.numel(), kGrain, [=](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) out[i * cols + at[i]] = grad[i];
     });
+  });
+}
+
+void zero_along_last(Tensor& x, const Tensor& index) {
+  const std::int64_t cols = x.cols();
+  const std::int32_t* at = index.data<std::int32_t>();
+  NIBBLE_FLOAT_SWITCH(x.dtype(), "zero_along_last", T, {
+    T* out = x.data<T>();
+    for (std::int64_t i = 0; i < index.numel(); ++i)
+      if (at[i] >= 0 && at[i] < cols) out[i * cols + at[i]] = T(compute_t<T>(0));
   });
 }
 

@@ -95,6 +95,10 @@ static __global__ void __launch_bounds__(kSortBlock)
 }
 
 struct SortedIndices {
+  struct View {
+    const std::int32_t *keys, *source;
+    std::int64_t n;
+  };
   Tensor memory;  // I32, owns what the pointers refer to
   const std::int32_t* keys;
   const std::int32_t* source;

@@ -11,6 +11,7 @@ if(NIBBLE_HAS_CUDA)
       cuda/test_cuda_moments.cpp cuda/test_cuda_op_table.cpp cuda/test_cuda_optim.cpp cuda/test_cuda_pair.cpp cuda/test_cuda_plans.cpp
       cuda/test_cuda_quant.cpp cuda/test_cuda_quant_scales.cpp cuda/test_cuda_random.cpp
       cuda/test_cuda_reduce.cpp cuda/test_cuda_sentinels.cpp cuda/test_cuda_softmax.cpp cuda/test_cuda_sources.cpp
+      cuda/test_cuda_weighted_rows.cpp
       op_support.cpp op_support_matrix.cpp
     LINK nibble_op_table nibble::compare nibble::models nibble::optim)
   nibble_test(cuda_long SOURCES cuda/test_cuda_long.cpp LINK nibble::optim)

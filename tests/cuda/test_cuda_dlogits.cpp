@@ -39,17 +39,20 @@ void check_call(const Tensor& logits, const Tensor& targets, const QuantSpec& by
   const Tensor x = logits.to(kGpu), t = targets.to(kGpu);
   const Tensor scale = Tensor::full({1}, factor, DType::F32, kGpu);
   REQUIRE(has_dlogits_pair(x, by_row, by_column));
-  Call fused(rows, cols, by_row, by_column, kGpu), apart(rows, cols, by_row, by_column, kGpu);
-  cuda::quant_dlogits(fused.row_codes, fused.row_scales, fused.column_codes, fused.column_scales,
-                      fused.losses, x, t, scale, by_row, by_column, kKey);
-  dlogits_twin(apart.row_codes, apart.row_scales, apart.column_codes, apart.column_scales,
-               apart.losses, x, t, scale, by_row, by_column, kKey);
-  check_numbers(apart.losses.to(kCpu), fused.losses, "losses");
-  check_bits(apart.row_scales.to(kCpu), fused.row_scales, "row scales");
-  check_bits(apart.column_scales.to(kCpu), fused.column_scales, "column scales");
-  check_bits(apart.row_codes.to(kCpu), fused.row_codes, "row codes");
-  check_bits(apart.column_codes.to(kCpu), fused.column_codes, "column codes");
-  check_bits(logits, x, "logits stay");
+  for (const bool with_target : {true, false}) {
+    CAPTURE(with_target);
+    Call fused(rows, cols, by_row, by_column, kGpu), apart(rows, cols, by_row, by_column, kGpu);
+    cuda::quant_dlogits(fused.row_codes, fused.row_scales, fused.column_codes, fused.column_scales,
+                        fused.losses, x, t, scale, with_target, by_row, by_column, kKey);
+    dlogits_twin(apart.row_codes, apart.row_scales, apart.column_codes, apart.column_scales,
+                 apart.losses, x, t, scale, with_target, by_row, by_column, kKey);
+    check_numbers(apart.losses.to(kCpu), fused.losses, "losses");
+    check_bits(apart.row_scales.to(kCpu), fused.row_scales, "row scales");
+    check_bits(apart.column_scales.to(kCpu), fused.column_scales, "column scales");
+    check_bits(apart.row_codes.to(kCpu), fused.row_codes, "row codes");
+    check_bits(apart.column_codes.to(kCpu), fused.column_codes, "column codes");
+    check_bits(logits, x, "logits stay");
+  }
 }
 
 }  // namespace

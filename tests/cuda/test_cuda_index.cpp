@@ -137,6 +137,20 @@ GPU_TEST("cuda index: take_along_last and its backward") {
           [](const Tensor& cpu, const Tensor& gpu) { check_bits(cpu, gpu); });
 }
 
+GPU_TEST("cuda index: zero_along_last") {
+  for (const DType dtype : {DType::F32, DType::BF16})
+    for (const auto& [n, cols] : {std::pair{0, 3}, {1, 1}, {300, 7}, {1000, 1000}})
+      in_lockstep(
+          {any_floats({n, cols}).to(dtype),
+           indices(n, [cols = cols](std::int64_t i) { return i * 7 % (cols + 2) - 1; })},
+          [](const std::vector<Tensor>& in) {
+            Tensor x = in[0].clone();
+            NIBBLE_DISPATCH(x.device(), zero_along_last(x, in[1]));
+            return std::vector<Tensor>{x};
+          },
+          [](const Tensor& cpu, const Tensor& gpu) { check_bits(cpu, gpu); });
+}
+
 GPU_TEST("cuda index: an index out of range is an error at the next synchronisation") {
   const Tensor x = uniform({10, 4}), rows = uniform({40, 4});
   const Tensor table = x.to(kGpu), source = rows.to(kGpu);
