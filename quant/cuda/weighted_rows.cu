@@ -66,7 +66,7 @@ void quant_gather_rows(Tensor& y, const Tensor& index, const Tensor& weight, con
 
 void quant_scatter_rows(Tensor& y, const Tensor& index, const Tensor& weight, const Tensor& x,
                         const Tensor& steps) {
-  constexpr int V = 2;
+  constexpr int V = 8;
   const std::int64_t n = index.numel(), table = y.size(0);
   if (n == 0 || y.numel() == 0) return;
   // A table of one more row: −1 shares no digits with a row of it, and is sorted behind all.

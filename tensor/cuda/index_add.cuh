@@ -49,6 +49,13 @@ struct Run {
   int count;
 };
 
+// Rows that are on their way at once; with 128 registers eight elements of each are, with fewer the
+// compiler sums after every second load.
+template <int V>
+inline constexpr int kAtOnce = V > 2 ? 16 : 32;
+template <int V>
+inline constexpr int kIndexBlocks = V > 2 ? 2 : 0;  // of a multiprocessor, 0: as many as fit
+
 // Adds rows [first, last) of those that the lanes know, in order: all loads of N rows first, then
 // their sums.
 template <int N, int V, class Rows>
@@ -86,30 +93,32 @@ __device__ Run run_of(std::int32_t row, const Rows& rows, const SortedIndices::V
 template <int V, class Rows>
 __device__ void add_rest(float (&total)[V], const Rows& rows, std::int64_t column, std::int32_t row,
                          const SortedIndices::View& sorted, std::int64_t at) {
+  constexpr int N = kAtOnce<V>;
   Run run = run_of(row, rows, sorted, at);
   while (run.count == kWarp) {
-    Vector<typename Rows::Element, V> v[kWarp];
+    Vector<typename Rows::Element, V> v[N];
 #pragma unroll
-    for (int k = 0; k < static_cast<int>(kWarp); ++k)
+    for (int k = 0; k < N; ++k)
       v[k] = load_vector<typename Rows::Element, V>(
           rows.x + __shfl_sync(kFullMask, run.source, k) * rows.cols + column);
     at += kWarp;
-    const float factors = run.factor;
+    const Run now = run;
     run = run_of(row, rows, sorted, at);
 #pragma unroll
-    for (int k = 0; k < static_cast<int>(kWarp); ++k) {
-      const float factor = __shfl_sync(kFullMask, factors, k);
+    for (int k = 0; k < N; ++k) {
+      const float factor = __shfl_sync(kFullMask, now.factor, k);
 #pragma unroll
       for (int j = 0; j < V; ++j) total[j] = rows.add(total[j], v[k][j], factor);
     }
+    add_rows<N>(total, rows, column, now, N, kWarp);
   }
-  add_rows<kWarp / 2>(total, rows, column, run, 0, run.count);
+  add_rows<N>(total, rows, column, run, 0, run.count);
 }
 
 // A warp has 32 sorted positions and 32·V columns: it finishes every row that starts among its
 // positions, those of no row of the table left out.
 template <int V, class D, class Rows>
-__global__ void __launch_bounds__(kIndexBlock)
+__global__ void __launch_bounds__(kIndexBlock, kIndexBlocks<V>)
     add_kernel(D* y, const Rows rows, const SortedIndices::View sorted, std::int64_t table,
                const std::int32_t* bad) {
   if (bad && *bad != 0) return;
@@ -139,7 +148,7 @@ __global__ void __launch_bounds__(kIndexBlock)
     const Vector<D, V> old = load_vector<D, V>(to);
 #pragma unroll
     for (int j = 0; j < V; ++j) total[j] = to_float(old[j]);
-    add_rows<kWarp>(total, rows, column, known, first, last);
+    add_rows<kAtOnce<V>>(total, rows, column, known, first, last);
     if (last == kWarp) add_rest(total, rows, column, row, sorted, begin + kWarp);
     if (active) {
       Vector<D, V> sum;
