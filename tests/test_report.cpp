@@ -103,6 +103,24 @@ TEST_CASE("report: runs form groups, and only pairs count") {
   CHECK_THROWS_AS(compare_runs(alike, {}), Error);
 }
 
+TEST_CASE("report: what a run's program did not know yet stands at its default") {
+  const test::TempDir dir;
+  for (int seed = 1; seed <= 3; ++seed) {
+    write_run(dir / fmt::format("base-{}", seed), "none", seed, 2.8);
+    write_run(dir / fmt::format("int8-{}", seed), "int8", seed, 2.81 + seed * 0.001);
+  }
+  std::vector<RunRecord> runs = read_runs({(dir / "").string()});
+  REQUIRE(runs[0].name == "base-1");
+  runs[0].config["trainer"]["later"] = false;  // by a newer program
+  CHECK_THROWS_WITH(compare_runs(runs, {}), doctest::Contains("several groups are unquantized"));
+  const Json defaults = Json::parse(R"({"trainer": {"later": false}, "recipe": "none"})");
+  const Table t = compare_runs(runs, {.margin = 0.02, .defaults = defaults});
+  CHECK(t.comparisons.at(0).pairs.size() == 3);
+  CHECK(t.groups[0].label == "recipe=int8");
+  runs[0].config["trainer"]["later"] = true;
+  CHECK_THROWS_AS(compare_runs(runs, {.defaults = defaults}), Error);
+}
+
 TEST_CASE("report: a run is read as far as it is whole") {
   const test::TempDir dir;
   write_run(dir / "a", "int8", 1, 2.8,

@@ -13,6 +13,7 @@
 #include "apps/report/groups.h"
 #include "apps/run/run_folder.h"
 #include "apps/train/checkpoints.h"
+#include "apps/train/train_config.h"
 #include "tensor/check.h"
 
 namespace nibble::cli {
@@ -21,7 +22,7 @@ namespace {
 struct Options {
   std::vector<std::string> paths;
   bool by_layer = false;
-  report::CompareOptions how;
+  report::CompareOptions how{.defaults = train::write_config({})};
   LayerOptions layers;
 };
 

@@ -9,6 +9,7 @@
 
 #include "apps/cli/commands.h"
 #include "apps/report/page.h"
+#include "apps/train/train_config.h"
 #include "tensor/atomic_file.h"
 #include "tensor/check.h"
 
@@ -18,7 +19,7 @@ namespace {
 struct Options {
   std::vector<std::string> runs;
   std::string output = "report.html";
-  report::CompareOptions how;
+  report::CompareOptions how{.defaults = train::write_config({})};
   bool force = false;
 };
 

@@ -27,11 +27,12 @@ constexpr std::string_view kIgnored[] = {"trainer.seed",
 
 using Flat = std::map<std::string, std::string>;
 
-Flat traits_of(const RunRecord& run) {
+Flat traits_of(const RunRecord& run, const Json& defaults) {
   Flat flat;
-  for (const auto& [key, value] : flatten(run.config))
-    if (std::ranges::find(kIgnored, key) == std::end(kIgnored) && !key.starts_with("samples"))
-      flat[key] = value;
+  for (const Json& config : {defaults, run.config})
+    for (const auto& [key, value] : flatten(config))
+      if (std::ranges::find(kIgnored, key) == std::end(kIgnored) && !key.starts_with("samples"))
+        flat[key] = value;
   // A table of plans is its content, wherever it lay.
   if (!run.plan_hash.empty()) flat["plans"] = run.plan_hash;
   return flat;
@@ -57,10 +58,10 @@ struct Cluster {
   std::vector<const RunRecord*> runs;
 };
 
-std::vector<Cluster> cluster(const std::vector<const RunRecord*>& runs) {
+std::vector<Cluster> cluster(const std::vector<const RunRecord*>& runs, const Json& defaults) {
   std::vector<Cluster> all;
   for (const RunRecord* run : runs) {
-    const Flat traits = traits_of(*run);
+    const Flat traits = traits_of(*run, defaults);
     auto at = std::ranges::find(all, traits, &Cluster::traits);
     if (at == all.end()) at = all.insert(all.end(), {traits, {}});
     at->runs.push_back(run);
@@ -116,7 +117,7 @@ Table compare_runs(const std::vector<RunRecord>& runs, const CompareOptions& opt
     else
       known.push_back(&run);
   }
-  const std::vector<Cluster> all = cluster(known);
+  const std::vector<Cluster> all = cluster(known, options.defaults);
   NIBBLE_CHECK(all.size() >= 2, kOp,
                "the {} runs differ in nothing but their seeds: there is nothing to compare{}{}",
                known.size(), notes.empty() ? "" : "; ", notes.empty() ? "" : notes.front());

@@ -25,9 +25,11 @@ struct Table {
 };
 
 struct CompareOptions {
-  std::string baseline;  // the name of a run of that group; empty: the group with recipe "none"
-  std::string control;   // likewise, of the group that is known to be bad; empty: none
+  std::string baseline =
+      {};                    // the name of a run of that group; empty: the group with recipe "none"
+  std::string control = {};  // likewise, of the group that is known to be bad; empty: none
   double margin = 0.01;
+  Json defaults = Json::object();  // what a key stands at that a run's program did not know yet
 };
 // By the last validation of finished runs (apps/report/pairing.h says which count); a group without
 // a partner of the same seed and data in the baseline is left out. Throws Error "compare: …" when
