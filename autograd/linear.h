@@ -31,6 +31,10 @@ struct ClassifierOptions {
 Var linear_cross_entropy(const Var& x, Parameter& weight, const Tensor& targets,
                          const LinearRecipe& recipe, const ClassifierOptions& options = {});
 
+// Whether it encodes dlogits = p − onehot with 0 in each token's target and adds the terms of
+// these, (p − 1) · ŵ[target] and (p − 1) · x̂ of fprop's operands, to dx and dW in floats.
+bool takes_targets_out(const LinearRecipe& recipe);
+
 // The losses themselves, one a row, 0 where ignored; nothing is recorded. For evaluation.
 Tensor classifier_losses(const Tensor& x, Parameter& weight, const Tensor& targets,
                          const LinearRecipe& recipe, const ClassifierOptions& options = {});

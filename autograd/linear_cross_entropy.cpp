@@ -144,8 +144,7 @@ class Classifier {
                    "custom quantizers are for linear layers; leave lm_head out");
     targets_ = ops::contiguous(targets).view({tokens_});
     chunk_ = chunk_of(recipe, tokens_, vocab_, options.token_chunk);
-    const bool encodes = !recipe.dgrad.lhs.empty() || !recipe.wgrad.lhs.empty();
-    exact_target_ = recipe.exact_target && encodes;
+    exact_target_ = takes_targets_out(recipe);
     x_key_ = random_key("x");
     w_key_ = random_key("w");
     encode(x);
@@ -303,6 +302,10 @@ Var linear_cross_entropy(const Var& x, Parameter& weight, const Tensor& targets,
                        : classifier.losses();
   const Tensor loss = ops::mul(ops::sum(losses), inverse_count);
   return record<LinearCrossEntropy>({&x, &weight_var}, loss, [&] { return std::move(gradients); });
+}
+
+bool takes_targets_out(const LinearRecipe& recipe) {
+  return recipe.exact_target && !(recipe.dgrad.lhs.empty() && recipe.wgrad.lhs.empty());
 }
 
 std::optional<Wanted> wanted_of_classifier_input(const Parameter& weight, LinearRecipe recipe) {

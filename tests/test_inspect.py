@@ -187,6 +187,11 @@ class Inspect(TrainedCase):
         nobody = dict.fromkeys(layers, ("", ""))
         for recipe in ("none", "int8,fuse=off", "int8_rowwise", "w8a8g8"):
             self.assertEqual(producers(f"recipe={recipe}"), nobody)
+        text = self.ok("inspect", "gpt2.jsonnet", "--set", "recipe=int8,lm_head=on")
+        exact = "int8:row:sr:recip (without targets, which are exact) × int8:row:recip"
+        self.assertEqual(text.count(exact), 1)
+        self.assertNotIn("without targets", self.ok("inspect", "gpt2.jsonnet", "--set",
+                                                 "recipe=int8,lm_head=on,target=encoded"))
         self.assertIn("int8:row:recip (by layer_norm) × int8:row:recip",
                       self.ok("inspect", "gpt2.jsonnet", "--set", "recipe=int8"))
 

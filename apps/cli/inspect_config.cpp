@@ -92,9 +92,10 @@ void print_products(const std::vector<ProductRow>& products, bool all) {
     const auto operand = [](const std::string& spec, const std::string& by) {
       return by.empty() ? spec : fmt::format("{} (by {})", spec, by);
     };
-    fmt::print("{}",
-               wrap("        ", 9,
-                    fmt::format("{} × {}", operand(p.lhs, p.lhs_by), operand(p.rhs, p.rhs_by))));
+    fmt::print("{}", wrap("        ", 9,
+                          fmt::format("{}{} × {}", operand(p.lhs, p.lhs_by),
+                                      p.exact_target ? " (without targets, which are exact)" : "",
+                                      operand(p.rhs, p.rhs_by))));
     fmt::print("{}", wrap("        ", 9,
                           fmt::format("{}, {}{}: {}", p.mode, p.route.name,
                                       p.route.is_fallback() ? " ← FALLBACK" : "", p.route.reason)));
@@ -200,6 +201,7 @@ Json json_of(const std::vector<Row>& rows, const std::vector<ProductRow>& produc
                                 {"rhs", p.rhs},
                                 {"lhs_by", p.lhs_by},
                                 {"rhs_by", p.rhs_by},
+                                {"exact_target", p.exact_target},
                                 {"mode", p.mode},
                                 {"kernel", p.route.name},
                                 {"reason", p.route.reason},

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "apps/train/sample_step.h"
+#include "autograd/linear.h"
 #include "quant/product_route.h"
 
 namespace nibble::cli {
@@ -107,6 +108,8 @@ std::vector<ProductRow> product_rows(LanguageModel& model, const train::TrainCon
         row.lhs_by = by(layer, !forward);
         if (weights) row.rhs_by = by(layer, false);
       }
+      row.exact_target =
+          layer.path == "lm_head" && row.product != "fprop" && takes_targets_out(layer.recipe);
       rows.push_back(std::move(row));
     };
     add("fprop", layer.recipe.fprop, tokens, layer.out, layer.in);

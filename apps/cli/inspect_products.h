@@ -19,6 +19,7 @@ struct ProductRow {
   std::string lhs_by, rhs_by;  // the operation that encodes them; "" where the layer does
   std::string mode;            // "dense", "simulated", "real"
   ProductRoute route;          // which kernel, and why
+  bool exact_target = false;   // lhs is dlogits without targets, whose terms are added in floats
   std::int64_t flops() const { return 2 * m * n * k; }
 };
 // Which operation encodes x, or (true) dy, of the linear layer at a path for it: those of a step on
