@@ -32,7 +32,8 @@ Var linear_cross_entropy(const Var& x, Parameter& weight, const Tensor& targets,
                          const LinearRecipe& recipe, const ClassifierOptions& options = {});
 
 // Whether it encodes dlogits = p − onehot with 0 in each token's target and adds the terms of
-// these, (p − 1) · ŵ[target] and (p − 1) · x̂ of fprop's operands, to dx and dW in floats.
+// these, (p − 1) · ŵ[target] and (p − 1) · x̂, to dx and dW in floats: of fprop's operands, of w and
+// x themselves where dgrad and wgrad read these.
 bool takes_targets_out(const LinearRecipe& recipe);
 
 // The losses themselves, one a row, 0 where ignored; nothing is recorded. For evaluation.

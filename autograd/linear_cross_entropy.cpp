@@ -200,17 +200,19 @@ class Classifier {
 
  private:
   // What dlogits were encoded without: a token's own target has (p − 1) · scale there, and p is
-  // e^(−loss).
+  // e^(−loss). Of fprop's operands, whose codes lie by row, but of values where the product reads
+  // values.
   void add_target_terms(LinearCrossEntropy& out, const Tensor& losses, const Tensor& scale) const {
+    const MemoryScope scope{"logits"};
     const Tensor p = ops::exp(ops::affine(losses, -1));
     const Tensor term = ops::mul(ops::affine(p, 1, -1), scale);
     const Device device = targets_.device();
     if (out.dx.defined()) {
-      const Rows w(fprop_w_);
+      const Rows w(recipe_.dgrad.rhs.empty() ? Value(weight_.dense(dtype_)) : fprop_w_);
       NIBBLE_DISPATCH(device, quant_gather_rows(out.dx, targets_, term, w.x, w.steps));
     }
     if (out.dw.defined()) {
-      const Rows x(fprop_x_);
+      const Rows x(recipe_.wgrad.rhs.empty() ? Value(rows_) : fprop_x_);
       NIBBLE_DISPATCH(device, quant_scatter_rows(out.dw, targets_, term, x.x, x.steps));
     }
   }

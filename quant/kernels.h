@@ -77,10 +77,11 @@ NIBBLE_KERNEL(quant_dlogits, Tensor& row_codes, Tensor& row_scales, Tensor& colu
               const Tensor& scale, bool with_target, const QuantSpec& by_row,
               const QuantSpec& by_column, const RngKey& key)
 
-// Rows with weights, where 0 <= index[i] < the table's rows: y[i, :] += weight[i] · x̂[index[i], :],
-// and its transpose y[index[i], :] += weight[i] · x̂[i, :] in ascending i, a row's sum rounded once.
-// x̂: x, or codes I8 times `steps` F32, one a row (else undefined); weight · step is rounded first.
-// weight F32 [n] (F64 where y or x is, on the CPU). Other indices add nothing.
+// Rows with weights: y[i, :] += weight[i] · x̂[index[i], :], and its transpose y[index[i], :] +=
+// weight[i] · x̂[i, :] in ascending i, a row's sum rounded once. Index −1 adds nothing; others
+// outside the table are the caller's fault: what their neighbours get is undefined. x̂: x, or codes
+// I8 times `steps` F32, one a row (else undefined); weight · step is rounded first. weight F32 [n]
+// (on the CPU also F64).
 NIBBLE_KERNEL(quant_gather_rows, Tensor& y, const Tensor& index /*I32*/, const Tensor& weight,
               const Tensor& x, const Tensor& steps)
 NIBBLE_KERNEL(quant_scatter_rows, Tensor& y, const Tensor& index /*I32*/, const Tensor& weight,

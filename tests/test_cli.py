@@ -191,9 +191,13 @@ class Commands(TrainedCase):
         for recipe in ("int8,save=encoded,fprop=none", "int8_rowwise", "int8,layer:*.mlp.fc1=none", "int8,layer:lm_head=int8",
                        "int8,layer:*=int8", "int8,weights=bf16"):
             self.fails(r'^resume: recipe: got "int8.*, expected "int8"', *resume, f"recipe={recipe}")
-        self.ok(*resume, "recipe=int8,save=encoded,fuse=off", "--max-minutes", "1e-9", code=3)
+        # Without lm_head nobody takes targets out.
+        self.ok(*resume, "recipe=int8,save=encoded,fuse=off,target=encoded", "--max-minutes", "1e-9", code=3)
         self.ok(*resume, "recipe=int8,layer:*.mlp.fc1/output=recompute")
         self.assertEqual(losses("kept"), losses("saved"))
+        self.train("head", "--set", "recipe=int8,lm_head=on", "--max-minutes", "1e-9", code=3)
+        self.fails(r'^resume: recipe: got "int8,target=encoded,lm_head=on", expected "int8,lm_head=on"', "train", "--output",
+                   self.folder / "head", "--resume", "--set", "recipe=int8,lm_head=on,target=encoded")
 
     def test_the_time_limit_stops_with_a_checkpoint_and_resumes_exactly(self):
         self.train("late", "--max-minutes", "1e-9", code=3)

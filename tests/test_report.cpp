@@ -117,6 +117,21 @@ TEST_CASE("report: what a run's program did not know yet stands at its default")
   const Table t = compare_runs(runs, {.margin = 0.02, .defaults = defaults});
   CHECK(t.comparisons.at(0).pairs.size() == 3);
   CHECK(t.groups[0].label == "recipe=int8");
+  // On the page too, and two programs are named.
+  const auto differs = [&](const std::string& html) {
+    return html.find("<td class=\"differs\">") != std::string::npos;
+  };
+  for (RunRecord& r : runs) r.config["trainer"]["seed"] = 1;
+  const std::vector<RunRecord> alike(runs.begin(), runs.begin() + 3);
+  CHECK(differs(config_table(alike, Json::object())));
+  CHECK_FALSE(differs(config_table(alike, defaults)));
+  runs[0].commit = "0123456789abcdef", runs[1].commit = "fedcba9876543210";
+  CHECK(compare_runs(runs, {.margin = 0.02, .defaults = defaults}).notes.front() ==
+        "recipe=none: runs of 2 programs (commits 0123456789ab, fedcba987654)");
+  runs[1].seed = 1;
+  runs[1].validation.back().loss += 1;
+  CHECK_THROWS_WITH(compare_runs(runs, {.margin = 0.02, .defaults = defaults}),
+                    doctest::Contains("why they differ (commits 0123456789ab and fedcba987654)"));
   runs[0].config["trainer"]["later"] = true;
   CHECK_THROWS_AS(compare_runs(runs, {.defaults = defaults}), Error);
 }

@@ -33,7 +33,8 @@ std::string describe(const Recipe& r) {
   };
   moment("m", r.moments.m);
   moment("v", r.moments.v);
-  if (r.quantize_lm_head) text += "lm_head too";
+  if (r.quantize_lm_head) text += "lm_head too  ";
+  if (r.linear.exact_target) text += "target exact";
   while (text.ends_with(' ')) text.pop_back();
   return text.empty() ? "everything in full precision" : text;
 }

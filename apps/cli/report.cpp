@@ -46,7 +46,7 @@ int write_report(const Options& o) {
     if (!o.how.baseline.empty() || !o.how.control.empty()) throw;
     if (runs.size() > 1) fmt::print(stderr, "nibble: warning: no verdicts: {}\n", e.what());
   }
-  const std::string html = page(runs, table);
+  const std::string html = page(runs, table, o.how.defaults);
   write_file_atomically(o.output, html, "report");
   for (const report::RunRecord& r : runs)
     for (const std::string& problem : r.problems)

@@ -7,6 +7,7 @@
 #include "apps/run/append_file.h"
 #include "apps/train/checkpoints.h"
 #include "apps/train/trainer.h"
+#include "autograd/linear.h"
 #include "quant/recipe.h"
 #include "quant/words.h"
 #include "tensor/json_text.h"
@@ -40,8 +41,9 @@ constexpr std::array<std::string_view, 19> kFree{"data.path",
 // Two recipes of the same numbers: what they keep, make again and fuse may differ.
 Recipe numbers_of(const Json& text) {
   Recipe recipe = recipes::parse(text.get<std::string>());
-  const auto strip = [](LinearRecipe& r) {
+  const auto strip = [](LinearRecipe& r, bool serves_head) {
     r.name.clear();
+    r.exact_target = serves_head && takes_targets_out(r);
     // Codes of a delayed scale that a simulated product reuses are not made twice alike.
     const bool keeps_scale = r.wgrad.mode == Mode::Simulated && r.fprop.lhs.quant &&
                              r.fprop.lhs.quant->calibration.history > 0;
@@ -49,8 +51,8 @@ Recipe numbers_of(const Json& text) {
     r.keep_output = r.fuse = true;
   };
   recipe.name.clear();
-  strip(recipe.linear);
-  for (auto& [pattern, r] : recipe.overrides) strip(r);
+  strip(recipe.linear, recipe.quantize_lm_head);
+  for (auto& [pattern, r] : recipe.overrides) strip(r, words::matches(pattern, "lm_head"));
   // The first match wins, so the last one may go when it says what the default does: not where that
   // is none for lm_head.
   const auto says_default = [&](const auto& last) {

@@ -105,6 +105,19 @@ std::string joined(const std::vector<std::string>& words) {
   return text;
 }
 
+// Programs change what a configuration means: runs of several are one group, and that is said.
+void note_versions(const std::string& label, const std::vector<const RunRecord*>& runs,
+                   std::vector<std::string>& notes) {
+  std::vector<std::string> commits;
+  for (const RunRecord* run : runs)
+    if (const std::string commit = run->commit.substr(0, 12);
+        !commit.empty() && std::ranges::find(commits, commit) == commits.end())
+      commits.push_back(commit);
+  if (commits.size() > 1)
+    notes.push_back(fmt::format("{}: runs of {} programs (commits {})", label, commits.size(),
+                                joined(commits)));
+}
+
 }  // namespace
 
 Table compare_runs(const std::vector<RunRecord>& runs, const CompareOptions& options) {
@@ -133,6 +146,7 @@ Table compare_runs(const std::vector<RunRecord>& runs, const CompareOptions& opt
               .groups = {},
               .comparisons = {},
               .notes = std::move(notes)};
+  note_versions(table.baseline.label, table.baseline.runs, table.notes);
   std::vector<std::vector<Pair>> pairs;
   std::size_t control_at = ~std::size_t{0};
   for (const Cluster& c : all) {
@@ -151,6 +165,7 @@ Table compare_runs(const std::vector<RunRecord>& runs, const CompareOptions& opt
     if (!group.foreign.empty())
       table.notes.push_back(fmt::format("{}: these are not only another recipe ({})", group.label,
                                         joined(group.foreign)));
+    note_versions(group.label, group.runs, table.notes);
     table.groups.push_back(std::move(group));
     pairs.push_back(std::move(own));
   }

@@ -111,7 +111,8 @@ std::string problems(const std::vector<RunRecord>& runs) {
 
 }  // namespace
 
-std::string page(const std::vector<RunRecord>& runs, const std::optional<Table>& table) {
+std::string page(const std::vector<RunRecord>& runs, const std::optional<Table>& table,
+                 const Json& defaults) {
   std::string telemetry;
   for (std::size_t i = 0; i < runs.size(); ++i) telemetry += telemetry_section(runs[i], i);
   if (!telemetry.empty()) telemetry = "<h2>Quantization by layer</h2>" + telemetry;
@@ -135,7 +136,7 @@ std::string page(const std::vector<RunRecord>& runs, const std::optional<Table>&
       runs.size(), runs.size() == 1 ? "" : "s", kStyle, runs.size(), runs.size() == 1 ? "" : "s",
       problems(runs), summary_table(runs), table ? "<h2>Verdicts</h2>" + verdict_table(*table) : "",
       inputs, labels, legend(runs), charts(runs), strata_table(runs), samples_section(runs),
-      telemetry, config_table(runs), kScript);
+      telemetry, config_table(runs, defaults), kScript);
 }
 
 }  // namespace nibble::report

@@ -30,6 +30,12 @@ bool agree(const RunRecord& a, const RunRecord& b) {
   return a.status == b.status && same_number(a.final_loss(), b.final_loss());
 }
 
+// " (commits A and B)" where two programs made them.
+std::string versions_of(const RunRecord& a, const RunRecord& b) {
+  if (a.commit == b.commit || a.commit.empty() || b.commit.empty()) return "";
+  return fmt::format(" (commits {} and {})", a.commit.substr(0, 12), b.commit.substr(0, 12));
+}
+
 // Not finite, more than 0.5 above its baseline at the end, or 0.3 above its own minimum.
 bool has_failed(const RunRecord& run, double baseline) {
   double least = run.final_loss();
@@ -58,10 +64,10 @@ std::vector<const RunRecord*> countable(const std::vector<const RunRecord*>& gro
     }
     NIBBLE_CHECK(agree(**twin, *run), "compare",
                  "two runs of one configuration, seed {} and data: got {} ({}, loss {:.6g}) and {} "
-                 "({}, loss {:.6g}), expected equal ends; hint: find out why they differ and leave "
-                 "one out",
+                 "({}, loss {:.6g}), expected equal ends; hint: find out why they differ{} and "
+                 "leave one out",
                  run->seed, (*twin)->name, (*twin)->status_text(), (*twin)->final_loss(), run->name,
-                 run->status_text(), run->final_loss());
+                 run->status_text(), run->final_loss(), versions_of(**twin, *run));
     notes.push_back(fmt::format("{} is left out: it repeats {} (seed {}, the same end)", run->name,
                                 (*twin)->name, run->seed));
   }

@@ -114,7 +114,7 @@ std::string strata_table(const std::vector<RunRecord>& runs) {
   return out + "</tbody></table></div>";
 }
 
-std::string config_table(const std::vector<RunRecord>& runs) {
+std::string config_table(const std::vector<RunRecord>& runs, const Json& defaults) {
   std::vector<std::string> keys;
   std::vector<std::map<std::string, std::string>> values;
   for (const RunRecord& r : runs) {
@@ -124,9 +124,12 @@ std::string config_table(const std::vector<RunRecord>& runs) {
       if (std::ranges::find(keys, key) == keys.end()) keys.push_back(key);
     }
   }
+  std::map<std::string, std::string> unset;
+  for (const auto& [key, value] : flatten(defaults)) unset[key] = value;
   const auto cell = [&](std::size_t run, const std::string& key) {
-    const auto at = values[run].find(key);
-    return at == values[run].end() ? std::string("–") : at->second;
+    if (const auto at = values[run].find(key); at != values[run].end()) return at->second;
+    const auto at = unset.find(key);
+    return at == unset.end() ? std::string("–") : at->second;
   };
   std::string different, equal;
   for (const std::string& key : keys) {

@@ -24,17 +24,6 @@ struct WeightedRows {
   }
 };
 
-// `rows` of one y row, summed in its compute type and rounded once.
-template <class D, class C, class F>
-void add_rows(D* y, std::vector<C>& total, F rows) {
-  const auto cols = static_cast<std::int64_t>(total.size());
-  map_range(
-      total.data(), 0, cols, [](C v) { return v; }, y);
-  rows(total.data());
-  map_range(
-      y, 0, cols, [](C v) { return v; }, total.data());
-}
-
 // fn(y's type, weighted rows) of the types at hand.
 template <class F>
 void with_rows(const Tensor& y, const Tensor& weight, const Tensor& x, const Tensor& steps, F fn) {
@@ -63,8 +52,8 @@ void quant_gather_rows(Tensor& y, const Tensor& index, const Tensor& weight, con
       std::vector<compute_t<D>> total(static_cast<std::size_t>(cols));
       for (std::int64_t i = begin; i < end; ++i)
         if (at[i] >= 0 && at[i] < table)
-          add_rows(out + i * cols, total,
-                   [&](auto* sum) { rows.add_to(sum, at[i], rows.factor(i, at[i])); });
+          sum_into_row(out + i * cols, total,
+                       [&](auto* sum) { rows.add_to(sum, at[i], rows.factor(i, at[i])); });
     });
   });
 }
@@ -74,20 +63,8 @@ void quant_scatter_rows(Tensor& y, const Tensor& index, const Tensor& weight, co
   const std::int64_t table = y.size(0), cols = y.size(1);
   const Groups groups = group_by_destination(index.data<std::int32_t>(), index.numel(), table);
   with_rows(y, weight, x, steps, [&]<class D, class Rows>(D, const Rows& rows) {
-    D* out = y.data<D>();
-    parallel_for(table, row_grain(cols), [&](std::int64_t begin, std::int64_t end) {
-      std::vector<compute_t<D>> total(static_cast<std::size_t>(cols));
-      for (std::int64_t d = begin; d < end; ++d) {
-        const auto first = groups.start[static_cast<std::size_t>(d)],
-                   last = groups.start[static_cast<std::size_t>(d) + 1];
-        if (first == last) continue;
-        add_rows(out + d * cols, total, [&](auto* sum) {
-          for (std::int64_t k = first; k < last; ++k) {
-            const std::int64_t row = groups.source[static_cast<std::size_t>(k)];
-            rows.add_to(sum, row, rows.factor(row, row));
-          }
-        });
-      }
+    sum_by_destination(y.data<D>(), table, cols, groups, [&](auto* total, std::int64_t source) {
+      rows.add_to(total, source, rows.factor(source, source));
     });
   });
 }

@@ -2,8 +2,8 @@
 //
 // The first finds a row's loss and log-sum-exp and the step of its codes: (softmax − onehot) rises
 // with the logit, so its largest magnitude is that of the largest logit but the target's, or the
-// target's. It reads 2 bytes an element, with one exponential (16 a clock) and 13 instructions: 75
-// % of a large copy's rate, 74 % of the issue slots.
+// target's (0 unless with_target). It reads 2 bytes an element, with one exponential (16 a clock)
+// and 13 instructions: 75 % of a large copy's rate, 74 % of the issue slots.
 //
 // The second, in dlogits_codes.cuh, reads 2 bytes an element and writes 1 + 1, with 28 instructions
 // (noise included): two thirds of a copy's rate; its blocks wait at three barriers a tile.

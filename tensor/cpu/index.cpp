@@ -17,33 +17,6 @@ const std::int32_t* checked_indices(const char* op, const Tensor& index, std::in
   return p;
 }
 
-// A destination row is summed in its compute type and rounded once.
-template <class D, class T>
-void add_rows(D* table, std::int64_t rows, std::int64_t cols, const Groups& groups, const T* x) {
-  using C = compute_t<D>;
-  constexpr std::int64_t kRows = 256;
-  parallel_for(rows, kRows, [&](std::int64_t begin, std::int64_t end) {
-    std::vector<C> total(static_cast<std::size_t>(cols));
-    const auto plus = [](C a, C b) { return a + b; };
-    for (std::int64_t d = begin; d < end; ++d) {
-      const auto at = static_cast<std::size_t>(d);
-      if (groups.start[at] == groups.start[at + 1]) continue;
-      D* row = table + d * cols;
-      map_range(
-          total.data(), 0, cols, [](C v) { return v; }, row);
-      for (std::int64_t k = groups.start[at]; k < groups.start[at + 1]; ++k) {
-        const T* from = x + groups.source[static_cast<std::size_t>(k)] * cols;
-#pragma GCC ivdep
-        for (std::int64_t c = 0; c < cols; ++c)
-          total[static_cast<std::size_t>(c)] =
-              plus(total[static_cast<std::size_t>(c)], static_cast<C>(from[c]));
-      }
-      map_range(
-          row, 0, cols, [](C v) { return v; }, total.data());
-    }
-  });
-}
-
 }  // namespace
 
 void index_select(Tensor& y, const Tensor& x, const Tensor& index) {
@@ -64,7 +37,14 @@ void index_add(Tensor& y, const Tensor& index, const Tensor& x) {
   const Groups groups = group_by_destination(to, index.numel(), rows);
   NIBBLE_FLOAT_SWITCH(y.dtype(), "index_add", D, {
     NIBBLE_FLOAT_SWITCH(x.dtype(), "index_add", T, {
-      if constexpr (sizeof(T) <= sizeof(D)) add_rows(y.data<D>(), rows, cols, groups, x.data<T>());
+      if constexpr (sizeof(T) <= sizeof(D)) {
+        const T* in = x.data<T>();
+        sum_by_destination(
+            y.data<D>(), rows, cols, groups, [=](compute_t<D>* total, std::int64_t source) {
+              map_range(
+                  total, 0, cols, [](auto a, auto b) { return a + b; }, total, in + source * cols);
+            });
+      }
     });
   });
 }
@@ -98,8 +78,10 @@ void zero_along_last(Tensor& x, const Tensor& index) {
   const std::int32_t* at = index.data<std::int32_t>();
   NIBBLE_FLOAT_SWITCH(x.dtype(), "zero_along_last", T, {
     T* out = x.data<T>();
-    for (std::int64_t i = 0; i < index.numel(); ++i)
-      if (at[i] >= 0 && at[i] < cols) out[i * cols + at[i]] = T(compute_t<T>(0));
+    parallel_for(index.numel(), kGrain, [=](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i)
+        if (at[i] >= 0 && at[i] < cols) out[i * cols + at[i]] = T(compute_t<T>(0));
+    });
   });
 }
 

@@ -17,6 +17,7 @@ __device__ inline bool in_range(std::int32_t index, std::int64_t extent) {
 template <class T>
 struct PlainRows {
   using Element = T;
+  static constexpr bool kWeighted = false;
   const T* x;
   std::int64_t cols;
 
@@ -29,6 +30,7 @@ struct PlainRows {
 template <class T>
 struct WeightedRows {
   using Element = T;
+  static constexpr bool kWeighted = true;
   const T* x;
   std::int64_t cols;
   const float *weight, *steps;
@@ -48,6 +50,12 @@ struct Run {
   float factor;
   int count;
 };
+
+template <class Rows>
+__device__ float factor_of(const Run& run, int lane) {
+  if constexpr (Rows::kWeighted) return __shfl_sync(kFullMask, run.factor, lane);
+  return 1;
+}
 
 // Rows that are on their way at once; with 128 registers eight elements of each are, with fewer the
 // compiler sums after every second load.
@@ -69,7 +77,7 @@ __device__ void add_rows(float (&total)[V], const Rows& rows, std::int64_t colum
           rows.x + __shfl_sync(kFullMask, run.source, first + k) * rows.cols + column);
 #pragma unroll
     for (int k = 0; k < N; ++k) {
-      const float factor = __shfl_sync(kFullMask, run.factor, first + k);
+      const float factor = factor_of<Rows>(run, first + k);
 #pragma unroll
       for (int j = 0; j < V; ++j) total[j] = rows.add(total[j], v[k][j], factor);
     }
@@ -106,7 +114,7 @@ __device__ void add_rest(float (&total)[V], const Rows& rows, std::int64_t colum
     run = run_of(row, rows, sorted, at);
 #pragma unroll
     for (int k = 0; k < N; ++k) {
-      const float factor = __shfl_sync(kFullMask, now.factor, k);
+      const float factor = factor_of<Rows>(now, k);
 #pragma unroll
       for (int j = 0; j < V; ++j) total[j] = rows.add(total[j], v[k][j], factor);
     }

@@ -53,9 +53,11 @@ GPU_TEST("cuda weighted rows: gathering and scattering have the CPU's bits") {
   check_rows(1, 1, 1);
   check_rows(33, 5, 7);
   check_rows(1000, 256, 70);
-  check_rows(2049, 65535, 12);  // −1 has the digits of row 65535, which there is not
+  check_rows(2049, 65535, 12);
   check_rows(2049, 65536, 12);
   check_rows(4096, 50304, 768);
   check_rows(3000, 50304, 64, true);
+  check_rows(1000, 256, 70, true);  // all go to the row whose digits −1 has
+  check_rows(2049, 65536, 12, true);
   check_rows(0, 5, 8);
 }
